@@ -1,0 +1,55 @@
+# Holdfast: everything a person types. `make help` lists it.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+UV     := uv==0.13.9
+EXTRAS := all,dev
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test unit check format bench lock install clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## create .venv and install the pinned packages into it
+
+# uv is bootstrapped by pip, because it installs the same wheels in seconds; pip alone works too.
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Holdfast needs Python 3.11 to 3.13, and this is %d.%d: call make with PYTHON=python3.12, for example." % v)'
+	@echo "Installing Holdfast into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV); then \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[$(EXTRAS)]'; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[$(EXTRAS)]'; \
+	fi
+	@touch $@
+
+run: $(STAMP) ## start everything, load the example, serve it
+	@exec $(BIN)/holdfast up
+
+test: $(STAMP) ## run all tests, on real servers of their own
+	$(BIN)/python -m pytest
+
+unit: $(STAMP) ## run the unit tests alone (seconds, no server)
+	$(BIN)/python -m pytest tests/unit
+
+check: $(STAMP) ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## format the code and apply the safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## measure the gateway beside a bare Granian application
+	$(BIN)/python tests/bench/gateway.py
+
+lock: ## renew requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --no-emit-index-url --upgrade \
+		--extra all --extra dev --output-file requirements.lock pyproject.toml
+
+clean: ## remove the virtual environment and every cache (the data in .holdfast stays)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

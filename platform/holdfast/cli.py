@@ -1,0 +1,164 @@
+"""The command line. Each command imports what it needs when it runs: `holdfast gateway` stays slim."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from holdfast.errors import HoldfastError, ReportError, SettingsError
+
+app = typer.Typer(
+    name="holdfast",
+    help="Analytics that are computed before they are asked for, and served while anything behind is down.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def _become(*arguments: str) -> NoReturn:
+    """Turn this process into `python …`, so that signals and the pid are the program's own."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *arguments])
+
+
+@app.command()
+def up() -> None:
+    """Start everything on this machine, embedded servers included, and load the example."""
+    from holdfast.local.up import run
+
+    raise typer.Exit(run())
+
+
+@app.command()
+def supervisor() -> None:
+    """Run the supervisor: the owner of every pooled connection."""
+    from holdfast.supervisor.process import main as run
+
+    run()
+
+
+@app.command(context_settings=PASS_ON)
+def worker(context: typer.Context) -> None:
+    """Run a Celery worker; further arguments go to Celery."""
+    _become("-m", "celery", "-A", "holdfast_workers", "worker", "--loglevel=INFO", *context.args)
+
+
+@app.command(context_settings=PASS_ON)
+def beat(context: typer.Context) -> None:
+    """Run the scheduler; two or more are safe, one leads. Further arguments go to Celery."""
+    _become("-m", "celery", "-A", "holdfast_workers", "beat", "--loglevel=INFO", *context.args)
+
+
+@app.command()
+def flower() -> None:
+    """Run Flower on loopback, behind its password."""
+    _become("-m", "holdfast_workers.monitor")
+
+
+@app.command()
+def gateway() -> None:
+    """Run the HTTP gateway."""
+    _become("-m", "holdfast_gateway")
+
+
+@app.command()
+def load() -> None:
+    """Load the bundled example into Postgres and MongoDB, where it is not there yet."""
+    _become("-m", "holdfast_flights.load")
+
+
+@app.command()
+def warm(
+    report: Annotated[str | None, typer.Argument(help="One report; all of them without it.")] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Only what is not fresh.")] = False,
+) -> None:
+    """Have the workers compute the warm variants now, and show how far they are."""
+    arguments = [*(["--missing"] if missing else []), *([report] if report else [])]
+    _become("-m", "holdfast_workers.warm", *arguments)
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Show processes, links, pools and reports."""
+    from holdfast.local.status import show
+
+    raise typer.Exit(show(as_json))
+
+
+@app.command()
+def check() -> None:
+    """Read every setting, try every connection, and explain what is wrong."""
+    from holdfast.inspection import check as run
+
+    raise typer.Exit(run())
+
+
+@app.command()
+def query(
+    name: Annotated[str, typer.Argument(help="As report.function; without it, all are listed.")] = "",
+    params: Annotated[list[str] | None, typer.Argument(help="As key=value.")] = None,
+) -> None:
+    """Run a named query through the supervisor, by hand."""
+    from holdfast.inspection import query as run
+
+    raise typer.Exit(run(name, params or []))
+
+
+@app.command()
+def runs(
+    report: Annotated[str | None, typer.Argument(help="One report; all of them without it.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Show the newest refreshes: what asked for them, how long they took, what they came to."""
+    from holdfast.inspection import runs as run
+
+    raise typer.Exit(run(report, limit, as_json))
+
+
+@app.command()
+def token(
+    subject: Annotated[str, typer.Argument(help="Who it is for (the claim `sub`).")] = "me",
+    scope: Annotated[str, typer.Option(help="Scopes, separated by spaces.")] = "analytics:read",
+    claim: Annotated[list[str] | None, typer.Option(help="A further claim, as name=value.")] = None,
+    ttl: Annotated[int | None, typer.Option(min=1, help="Seconds; JWT_ACCESS_TTL without it.")] = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help="A refresh token instead.")] = False,
+) -> None:
+    """Print an access token signed with JWT_SECRET."""
+    from holdfast.tokens import issue
+
+    further = dict(_pair(text) for text in claim or [])
+    print(issue(subject, scope=scope, claims=further, ttl=ttl, refresh=refresh))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"{text!r} is not name=value")
+    return name, value
+
+
+def main() -> None:
+    """Run the command line; what is wrong with settings or reports is told in a line, not a traceback."""
+    try:
+        app()
+    except (SettingsError, ReportError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except HoldfastError as error:
+        print(f"{error}. `holdfast status` shows what runs; `holdfast check` explains.", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

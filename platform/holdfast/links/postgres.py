@@ -1,0 +1,228 @@
+"""The Postgres adapter: SQLAlchemy's async engine on asyncpg, with a pool that closes idle connections.
+
+SQLAlchemy looks at `pool_recycle` only on checkout, so an idle connection would stay open for ever. The
+pool here stamps each connection on its return, and a reaper closes those that lay idle for longer than
+PG_POOL_IDLE. A checkout costs no round trip: a connection that asyncpg knows to be closed is replaced.
+Of PG_POOL_MAX connections one is kept apart for the probes, so a busy pool never looks like a dead one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import asyncpg
+from sqlalchemy import Select, event, exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.util import greenlet_spawn
+
+from holdfast.errors import (
+    AuthenticationFailed,
+    DeadlineExceeded,
+    LinkDown,
+    LinkLost,
+    PoolExhausted,
+    QueryFailed,
+)
+from holdfast.links.link import PoolStatus, host_and_port
+from holdfast.settings import PostgresSettings
+
+_UNREACHABLE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+    OSError,
+)
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """SQLAlchemy's and asyncpg's exceptions as ours."""
+    try:
+        yield
+    except exc.TimeoutError as error:
+        raise PoolExhausted("no Postgres connection came free in time") from error
+    except (exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise _classified(error) from error
+
+
+def _classified(error: BaseException) -> Exception:
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, asyncpg.InvalidAuthorizationSpecificationError):
+            return AuthenticationFailed("Postgres refused the user name or the password", link="postgres")
+        if isinstance(cause, asyncpg.QueryCanceledError | TimeoutError):
+            return DeadlineExceeded("the query ran longer than it may")
+    lost = isinstance(error, exc.DBAPIError) and error.connection_invalidated
+    for cause in causes:
+        if lost or isinstance(cause, _UNREACHABLE):
+            return LinkLost(f"Postgres cannot be reached: {type(cause).__name__}", link="postgres")
+    names = [c for c in causes if isinstance(c, asyncpg.PostgresError)]
+    reason = names[0] if names else error
+    state = getattr(reason, "sqlstate", None)
+    return QueryFailed(f"Postgres refused the query: {type(reason).__name__}", sqlstate=state)
+
+
+class IdleClosingPool(AsyncAdaptedQueuePool):
+    """A queue pool that can close the connections which have lain idle for too long."""
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        record.info["returned_at"] = time.monotonic()
+        super()._do_return_conn(record)
+
+    def close_idle(self, older_than: float) -> int:
+        """Close what was returned more than `older_than` seconds ago; how many that were."""
+        limit = time.monotonic() - older_than
+        waiting = []
+        # No await in between: to the other tasks of this loop the queue is never seen half empty.
+        while not self._pool.empty():
+            waiting.append(self._pool.get_nowait())
+        idle = [r for r in waiting if r.info.get("returned_at", limit) < limit]
+        for record in reversed(waiting):
+            if record not in idle:
+                self._pool.put_nowait(record)
+        for record in idle:
+            try:
+                record.close()
+            finally:
+                self._dec_overflow()
+        return len(idle)
+
+
+class PostgresAdapter:
+    """The pool of at most PG_POOL_MAX connections, and the one way to run a `Select` on it."""
+
+    name = "postgres"
+
+    def __init__(self, settings: Callable[[], PostgresSettings]) -> None:
+        self._load = settings
+        self._settings: PostgresSettings | None = None
+        self._engine: AsyncEngine | None = None
+        self._prober: asyncpg.Connection | None = None
+        self._reaper: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Make the pool from the settings as they are now, and have `SELECT 1` answered."""
+        await self.close()
+        self._settings = settings = self._load()
+        with translated():
+            self._prober = await _connect(settings)
+        await self.probe()
+        self._engine = engine = _engine(settings)
+        self._reaper = asyncio.create_task(_reap(engine, settings.pool_idle / 1000))
+
+    async def probe(self) -> None:
+        """`SELECT 1`, on the connection kept for it."""
+        if self._prober is None:
+            raise LinkDown("postgres is not open", link=self.name)
+        with translated():
+            await self._prober.fetchval("SELECT 1")
+
+    async def close(self) -> None:
+        """Close every connection, without waiting for a server that does not answer."""
+        engine, self._engine = self._engine, None
+        prober, self._prober = self._prober, None
+        if prober is not None:
+            prober.terminate()
+        if self._reaper is not None:
+            self._reaper.cancel()
+            self._reaper = None
+        if engine is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(2):
+                    await engine.dispose()
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection]:
+        """A connection in a read-only transaction; waiting for one is bounded by PG_CONN_TIMEOUT.
+
+        Raises:
+            LinkDown, LinkLost, PoolExhausted, AuthenticationFailed, DeadlineExceeded, QueryFailed.
+        """
+        if self._engine is None or self._settings is None:
+            raise LinkDown("postgres is not open", link=self.name)
+        with translated():
+            connection = self._engine.connect()
+            try:
+                async with asyncio.timeout(self._settings.conn_timeout / 1000):
+                    await connection.start()
+            except TimeoutError:
+                raise PoolExhausted(f"no Postgres connection in {self._settings.conn_timeout} ms") from None
+            try:
+                yield await connection.execution_options(postgresql_readonly=True)
+            finally:
+                await asyncio.shield(connection.close())
+
+    async def select(self, query: Select[Any]) -> tuple[list[str], list[list[Any]]]:
+        """Run a query in a read-only transaction: its column names and its rows."""
+        async with self.connection() as connection:
+            result = await connection.execute(query)
+            columns = result.keys()
+            return [str(name) for name in columns], [list(row) for row in result]
+
+    def pool(self) -> PoolStatus:
+        """The connections of the moment."""
+        limit = self._settings.pool_max if self._settings else self._load().pool_max
+        if self._engine is None:
+            return PoolStatus(0, 0, limit)
+        pool: Any = self._engine.pool
+        return PoolStatus(1 + pool.checkedin() + pool.checkedout(), pool.checkedout(), limit)
+
+    def endpoint(self) -> tuple[str, int] | None:
+        """Host and port, from the settings."""
+        return host_and_port(self._load, 5432)
+
+
+async def _connect(settings: PostgresSettings) -> asyncpg.Connection:
+    # asyncpg reads the URL itself, so that everything libpq knows (sslmode, several hosts) works.
+    return await asyncpg.connect(
+        settings.dsn(),
+        timeout=settings.conn_timeout / 1000,
+        # A little above the server's own limit: that one ends the query, this one a dead server's.
+        command_timeout=settings.statement_timeout / 1000 + 1,
+        server_settings={
+            "application_name": "holdfast-supervisor",
+            "statement_timeout": str(settings.statement_timeout),
+            "default_transaction_read_only": "on",
+        },
+    )
+
+
+def _engine(settings: PostgresSettings) -> AsyncEngine:
+    async def connect(*_: Any, **__: Any) -> asyncpg.Connection:
+        return await _connect(settings)
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=connect,
+        poolclass=IdleClosingPool,
+        pool_size=settings.pool_max - 1,
+        max_overflow=0,
+        pool_timeout=settings.conn_timeout / 1000,
+        pool_use_lifo=True,
+    )
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def replace_closed(dbapi_connection: Any, *_: Any) -> None:
+        if dbapi_connection.driver_connection.is_closed():
+            raise exc.DisconnectionError("closed by the server while idle")
+
+    return engine
+
+
+async def _reap(engine: AsyncEngine, idle: float) -> None:
+    pool = engine.pool
+    assert isinstance(pool, IdleClosingPool)  # noqa: S101 - narrows the type, set by _engine
+    while True:
+        await asyncio.sleep(max(0.5, min(idle / 4, 5)))
+        with contextlib.suppress(exc.SQLAlchemyError, asyncpg.PostgresError, OSError):
+            await greenlet_spawn(pool.close_idle, idle)

@@ -1,0 +1,245 @@
+"""A report's parameters, as both sides of the platform know them, and canonical URLs.
+
+The definition is a pydantic model. `specs_of` turns it into plain `ParamSpec`s, which travel in the
+catalogue; from them the gateway, which never imports a report, builds an equal model (`model_of`). Both
+then parse a query by the same rules and write it in the same canonical form, so they agree on every key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, quote
+
+import msgspec
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+
+from holdfast.errors import InvalidParams, ReportError
+
+ANALYTICS_PATH = "/api/v1/analytics"
+KEY_PREFIX = "gwcache:"
+MAX_TEXT = 256
+"""Characters that a text parameter may have where the report sets no bound of its own."""
+
+Scalar = int | float | str | bool | None
+ParamType = Literal["integer", "number", "string", "boolean", "date"]
+_PYTHON: dict[str, type] = {
+    "integer": int,
+    "number": float,
+    "string": str,
+    "boolean": bool,
+    "date": date,
+}
+
+
+class Params(BaseModel):
+    """The base of a report's parameters: immutable, and unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Claim:
+    """Marks a parameter whose value comes from that claim of the caller's token, never from the query.
+
+    Written as `tenant: Annotated[str, Claim("tenant")]`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class ParamSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One parameter: what JSON Schema says of it, under the same names."""
+
+    name: str
+    type: ParamType
+    description: str = ""
+    enum: tuple[int | float | str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    exclusiveMinimum: float | None = None  # noqa: N815 - JSON Schema's own spelling
+    exclusiveMaximum: float | None = None  # noqa: N815
+    pattern: str | None = None
+    minLength: int | None = None  # noqa: N815
+    maxLength: int | None = None  # noqa: N815
+    required: bool = False
+    default: int | float | str | bool | None = None
+    claim: str | None = None
+
+
+def specs_of(model: type[BaseModel]) -> tuple[ParamSpec, ...]:
+    """The parameters of a model, sorted by name.
+
+    Raises:
+        ReportError: a field is not a number, text, a boolean, a date or a choice of these.
+    """
+    schema = model.model_json_schema(mode="validation")
+    required = set(schema.get("required", ()))
+    specs = []
+    for name, raw in sorted(schema.get("properties", {}).items()):
+        described = _one_type(model, name, raw, schema.get("$defs", {}))
+        claim = next((m.name for m in model.model_fields[name].metadata if isinstance(m, Claim)), None)
+        known = {k: v for k, v in described.items() if k in ParamSpec.__struct_fields__}
+        spec = {**known, "name": name, "required": name in required, "claim": claim}
+        if not spec.get("description"):
+            spec["description"] = raw.get("description", "")
+        if isinstance(raw.get("default"), bool | int | float | str):
+            spec["default"] = raw["default"]
+        specs.append(msgspec.convert(spec, ParamSpec))
+    return tuple(specs)
+
+
+def _one_type(
+    model: type[BaseModel], name: str, raw: Mapping[str, Any], defs: Mapping[str, Any]
+) -> dict[str, Any]:
+    choices = [c for c in raw.get("anyOf", [raw]) if c.get("type") != "null"]
+    choice = dict(choices[0])
+    if "$ref" in choice:
+        choice = dict(defs[choice["$ref"].rpartition("/")[2]])
+    if "const" in choice:
+        choice["enum"] = [choice["const"]]
+    if choice.get("format") == "date":
+        choice["type"] = "date"
+    if len(choices) != 1 or choice.get("type") not in _PYTHON:
+        raise ReportError(
+            f"{model.__module__}.{model.__qualname__}.{name}: a parameter is an int, float, str, bool, "
+            "date or a Literal of these, or None"
+        )
+    return choice
+
+
+def _plain_text(value: object) -> object:
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError("must be printable text")
+    return value
+
+
+def model_of(report: str, specs: Sequence[ParamSpec]) -> type[Params]:
+    """A pydantic model that accepts what the specs describe."""
+    fields: dict[str, Any] = {}
+    for spec in specs:
+        kind: Any = Literal[spec.enum] if spec.enum else _PYTHON[spec.type]
+        if spec.enum and spec.type == "integer":
+            kind = Annotated[kind, BeforeValidator(_whole_number)]
+        bounds: dict[str, Any] = {
+            "ge": spec.minimum,
+            "le": spec.maximum,
+            "gt": spec.exclusiveMinimum,
+            "lt": spec.exclusiveMaximum,
+            "pattern": spec.pattern,
+            "min_length": spec.minLength,
+            "max_length": spec.maxLength or (MAX_TEXT if kind is str else None),
+        }
+        limits: Any = Field(**{name: bound for name, bound in bounds.items() if bound is not None})
+        annotation = Annotated[kind, limits, BeforeValidator(_plain_text)]
+        default = ... if spec.required else spec.default
+        optional = annotation | None if default is None else annotation
+        fields[spec.name] = (optional, default)
+    return create_model(f"{report}_params", __base__=Params, **fields)
+
+
+def _whole_number(value: object) -> object:
+    if isinstance(value, str) and value.strip().removeprefix("-").isdecimal():
+        return int(value)
+    return value
+
+
+class ParamReader:
+    """Reads the parameters of one report from a query string or a mapping, and writes its URLs."""
+
+    def __init__(self, report: str, specs: Sequence[ParamSpec]) -> None:
+        self.report = report
+        self.specs = {spec.name: spec for spec in specs}
+        self.claims = {spec.name: spec.claim for spec in specs if spec.claim}
+        self._model = model_of(report, specs)
+        self._path = f"{ANALYTICS_PATH}/{report}"
+
+    def parse_query(self, query: str, claims: Mapping[str, Any] | None = None) -> dict[str, Scalar]:
+        """The typed parameters of a query string, those bound to a claim filled in from `claims`.
+
+        Raises:
+            InvalidParams: names each parameter that is unknown, repeated, or not of its type.
+        """
+        try:
+            pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=100)
+        except (ValueError, UnicodeDecodeError):
+            raise InvalidParams(
+                "the query string cannot be read",
+                errors=[{"name": "", "reason": "must be UTF-8, with 100 parameters at the most"}],
+            ) from None
+        problems = []
+        given: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in given:
+                problems.append({"name": name, "reason": "is given twice"})
+            if name in self.claims:
+                problems.append({"name": name, "reason": "is set by the token, not by the query"})
+            given[name] = value
+        if problems:
+            raise _invalid(problems)
+        for name, claim in self.claims.items():
+            if claims is not None and claim in claims:
+                given[name] = claims[claim]
+        return self.parse(given)
+
+    def parse(self, given: Mapping[str, Any]) -> dict[str, Scalar]:
+        """Every parameter, typed and with defaults filled in, sorted by name.
+
+        Raises:
+            InvalidParams: names each parameter that is unknown, missing or not of its type.
+        """
+        try:
+            values = self._model.model_validate(dict(given))
+        except ValidationError as error:
+            raise _invalid(self._problem(e) for e in error.errors()) from None
+        return {name: plain(getattr(values, name)) for name in sorted(self.specs)}
+
+    def _problem(self, error: Any) -> dict[str, str]:
+        name = printable(str(error["loc"][0]))
+        if error["type"] == "extra_forbidden":
+            known = ", ".join(n for n in self.specs if n not in self.claims) or "none"
+            return {"name": name, "reason": f"is unknown; this report has: {known}"}
+        if error["type"] == "missing":
+            return {"name": name, "reason": "is required"}
+        reason = str(error["msg"]).removeprefix("Value error, ")
+        return {"name": name, "reason": reason.replace("Input should", "must", 1)}
+
+    def url(self, params: Mapping[str, Scalar]) -> str:
+        """The canonical URL: parameters sorted by name, defaults left out, values in canonical form."""
+        parts = [
+            f"{name}={quote(canonical(value), safe='')}"
+            for name, value in sorted(params.items())
+            if value is not None and value != self.specs[name].default
+        ]
+        return self._path + ("?" + "&".join(parts) if parts else "")
+
+    def key(self, params: Mapping[str, Scalar]) -> str:
+        """The cache key of those parameters: `gwcache:{canonical URL}`."""
+        return KEY_PREFIX + self.url(params)
+
+
+def plain(value: Any) -> Scalar:
+    """A parameter as JSON and msgpack carry it: a date is its ISO text."""
+    value = getattr(value, "value", value)
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def canonical(value: Scalar) -> str:
+    """The one way to write a value in a URL."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    return str(value)
+
+
+def printable(text: str, limit: int = 80) -> str:
+    """Text from outside, safe to show: control characters replaced, at most `limit` characters."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: limit + 1])
+    return shown if len(shown) <= limit else shown[:limit] + "…"
+
+
+def _invalid(problems: Iterable[dict[str, str]]) -> InvalidParams:
+    errors = list(problems)
+    return InvalidParams("; ".join(f"{e['name']}: {e['reason']}" for e in errors), errors=errors)

@@ -1,0 +1,417 @@
+"""Settings: one small class per concern, read from the environment, `.env` and secret files.
+
+For every secret, and every URL that can hold one, `X_FILE` names a file that holds `X`; when the file
+exists it wins. Sources, strongest first: `X_FILE`, the environment, `.env` in the working directory, and
+`$HOLDFAST_HOME/run/up.env`, which a running `holdfast up` leaves there so that a second terminal finds
+it. A process loads the classes it needs and no others, so a worker never reads a database's password.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from dotenv import dotenv_values
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from holdfast.errors import SettingsError
+
+SOCKET_PATH_LIMIT = 107
+"""Bytes that the path of a Unix socket may have on Linux (`sun_path` less its terminator, unix(7))."""
+
+
+def parse_list(value: object) -> object:
+    """A list from text: a JSON array first, else comma separated; items trimmed, empty ones dropped."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.startswith("["):
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ValueError("must be a JSON array of strings, or values separated by commas")
+        items = value
+    else:
+        items = text.split(",")
+    return [item.strip() for item in items if item.strip()]
+
+
+StringList = Annotated[list[str], NoDecode, BeforeValidator(parse_list)]
+Milliseconds = Annotated[int, Field(gt=0, description="milliseconds")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def environment() -> dict[str, str]:
+    """Every variable Holdfast may read, with the strongest source winning; `X_FILE` is not yet opened."""
+    weak = {**_dotenv(Path(".env")), **os.environ}
+    home = Path(weak.get("HOLDFAST_HOME") or ".holdfast")
+    return {**_dotenv(home / "run" / "up.env"), **weak}
+
+
+def _dotenv(path: Path) -> dict[str, str]:
+    try:
+        values = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as a .env file ({type(error).__name__})") from None
+    return {name: value for name, value in values.items() if value is not None}
+
+
+class _Files(PydanticBaseSettingsSource):
+    """The one source: variables by their alias, each replaced by its `_FILE` where it may have one."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        variables = environment()
+        secret: frozenset[str] = getattr(self.settings_cls, "_may_be_files", frozenset())
+        for field in self.settings_cls.model_fields.values():
+            name = str(field.alias)
+            value = variables.get(name)
+            if name in secret and (path := variables.get(f"{name}_FILE")):
+                value = _read_secret(name, Path(path), fallback=value)
+            if value is not None:
+                found[name] = value
+        return found
+
+
+def _read_secret(name: str, path: Path, *, fallback: str | None) -> str | None:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if fallback is None:
+            raise SettingsError(
+                f"{name}_FILE: names a file that does not exist, and {name} is not set"
+            ) from None
+        return fallback
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{name}_FILE: cannot be read ({type(error).__name__})") from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise SettingsError(f"{name}_FILE: names an empty file; it must hold the value of {name}")
+    return text
+
+
+class Settings(BaseSettings):
+    """The base of the setting classes. `load()` is how each is read."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    _may_be_files: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Files(settings_cls)
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read this class's variables.
+
+        Raises:
+            SettingsError: one line per wrong variable: its name and what it must be, never its content.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            raise SettingsError("\n".join(sorted(_explain(e) for e in error.errors()))) from None
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    where = str(error["loc"][0]) if error["loc"] else ""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "too_short":
+        message = f"must have {error['ctx']['min_length']} or more characters or items"
+    message = message[0].lower() + message[1:] if where else message
+    message = message.replace("input should", "must", 1)
+    return f"{where}: {message}" if where else message
+
+
+class HomeSettings(Settings):
+    """Where Holdfast keeps its sockets, logs, generated secrets and the embedded servers' data."""
+
+    home: Path = Field(Path(".holdfast"), alias="HOLDFAST_HOME")
+
+
+class PostgresSettings(Settings):
+    """The facts. Times are in milliseconds.
+
+    The supervisor opens `pool_max` connections at the most, one of which is kept for its probes.
+    """
+
+    _may_be_files = frozenset({"POSTGRES_URL", "POSTGRES_PASSWORD"})
+
+    url: SecretStr | None = Field(None, alias="POSTGRES_URL")
+    host: str | None = Field(None, alias="POSTGRES_HOST")
+    port: Port = Field(5432, alias="POSTGRES_PORT")
+    db: str = Field("holdfast", alias="POSTGRES_DB")
+    user: str = Field("holdfast", alias="POSTGRES_USER")
+    password: SecretStr | None = Field(None, alias="POSTGRES_PASSWORD")
+    pool_max: int = Field(20, alias="PG_POOL_MAX", ge=2, le=1000)
+    pool_idle: Milliseconds = Field(30_000, alias="PG_POOL_IDLE")
+    conn_timeout: Milliseconds = Field(2_000, alias="PG_CONN_TIMEOUT")
+    statement_timeout: Milliseconds = Field(30_000, alias="PG_STATEMENT_TIMEOUT")
+
+    @model_validator(mode="after")
+    def _scheme(self) -> Self:
+        _check_scheme("POSTGRES_URL", self.url, ("postgresql", "postgres"))
+        return self
+
+    @property
+    def configured(self) -> bool:
+        """Whether a server was named at all."""
+        return self.url is not None or self.host is not None
+
+    def dsn(self) -> str:
+        """`postgresql://user:password@host:port/db`, for asyncpg and (by its scheme) SQLAlchemy.
+
+        Raises:
+            SettingsError: neither POSTGRES_URL nor POSTGRES_HOST is set.
+        """
+        if self.url is not None:
+            text = self.url.get_secret_value()
+            return "postgresql" + text[text.index("://") :]
+        if self.host is None:
+            raise SettingsError("POSTGRES_URL: set it, or POSTGRES_HOST, or start with `holdfast up`")
+        login = _login(self.user, self.password)
+        return f"postgresql://{login}{_host(self.host)}:{self.port}/{quote(self.db, safe='')}"
+
+
+class MongoSettings(Settings):
+    """The documents. Times are in milliseconds."""
+
+    _may_be_files = frozenset({"MONGO_URL", "MONGO_PASSWORD"})
+
+    url: SecretStr | None = Field(None, alias="MONGO_URL")
+    user: str | None = Field(None, alias="MONGO_USER")
+    password: SecretStr | None = Field(None, alias="MONGO_PASSWORD")
+    db: str = Field("holdfast", alias="MONGO_DB")
+    max_pool: int = Field(50, alias="MONGO_MAX_POOL", ge=1, le=1000)
+    min_pool: int = Field(5, alias="MONGO_MIN_POOL", ge=0, le=1000)
+    selection_timeout: Milliseconds = Field(10_000, alias="MONGO_SRV_SELECT_TIMEOUT")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _check_scheme("MONGO_URL", self.url, ("mongodb", "mongodb+srv"))
+        if self.min_pool > self.max_pool:
+            raise ValueError("MONGO_MIN_POOL: must not be above MONGO_MAX_POOL")
+        return self
+
+    @property
+    def configured(self) -> bool:
+        """Whether a server was named at all."""
+        return self.url is not None
+
+    def uri(self) -> str:
+        """The URL without credentials of its own: these are `credentials()`, or within MONGO_URL.
+
+        Raises:
+            SettingsError: MONGO_URL is not set.
+        """
+        if self.url is None:
+            raise SettingsError("MONGO_URL: set it, or start with `holdfast up`")
+        return self.url.get_secret_value()
+
+    def credentials(self) -> dict[str, str]:
+        """`username` and `password` as PyMongo takes them, or nothing."""
+        if self.user is None:
+            return {}
+        secret = self.password.get_secret_value() if self.password else ""
+        return {"username": self.user, "password": secret}
+
+
+class RedisSettings(Settings):
+    """The cache."""
+
+    _may_be_files = frozenset({"REDIS_URL", "REDIS_PASSWORD"})
+
+    url: SecretStr | None = Field(None, alias="REDIS_URL")
+    username: str | None = Field(None, alias="REDIS_USERNAME")
+    password: SecretStr | None = Field(None, alias="REDIS_PASSWORD")
+
+    @model_validator(mode="after")
+    def _scheme(self) -> Self:
+        _check_scheme("REDIS_URL", self.url, ("redis", "rediss", "unix"))
+        return self
+
+    @property
+    def configured(self) -> bool:
+        """Whether a server was named at all."""
+        return self.url is not None
+
+    def dsn(self) -> str:
+        """The URL with user name and password in it, for redis-py.
+
+        Raises:
+            SettingsError: REDIS_URL is not set.
+        """
+        if self.url is None:
+            raise SettingsError("REDIS_URL: set it, or start with `holdfast up`")
+        parts = urlsplit(self.url.get_secret_value())
+        if self.username is None and self.password is None:
+            return urlunsplit(parts)
+        bare = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=_login(self.username or "", self.password) + bare))
+
+
+class BrokerSettings(Settings):
+    """Celery's broker: a Redis of its own in production, another database of the cache's otherwise."""
+
+    _may_be_files = frozenset({"BROKER_URL"})
+
+    url: SecretStr | None = Field(None, alias="BROKER_URL")
+
+    @model_validator(mode="after")
+    def _scheme(self) -> Self:
+        _check_scheme("BROKER_URL", self.url, ("redis", "rediss"))
+        return self
+
+    def dsn(self) -> str:
+        """The broker's URL; without BROKER_URL, database 1 of the cache's server.
+
+        Raises:
+            SettingsError: neither BROKER_URL nor REDIS_URL is set.
+        """
+        if self.url is not None:
+            return self.url.get_secret_value()
+        try:
+            return urlunsplit(urlsplit(RedisSettings.load().dsn())._replace(path="/1"))
+        except SettingsError as error:
+            raise SettingsError("BROKER_URL: set it, or REDIS_URL, or use `holdfast up`") from error
+
+
+class JwtSettings(Settings):
+    """Access tokens: HS256. Times to live are in seconds. RFC 7518 §3.2: a key of 32 bytes or more."""
+
+    _may_be_files = frozenset({"JWT_SECRET", "JWT_REFRESH_SECRET"})
+
+    secret: SecretStr | None = Field(None, alias="JWT_SECRET", min_length=32)
+    refresh_secret: SecretStr | None = Field(None, alias="JWT_REFRESH_SECRET", min_length=32)
+    issuer: str = Field("holdfast", alias="JWT_ISSUER", min_length=1)
+    audience: str = Field("holdfast", alias="JWT_AUDIENCE", min_length=1)
+    access_ttl: int = Field(900, alias="JWT_ACCESS_TTL", gt=0)
+    refresh_ttl: int = Field(30 * 86_400, alias="JWT_REFRESH_TTL", gt=0)
+
+
+class GatewaySettings(Settings):
+    """The HTTP side. `cache_ttl` is in seconds, `miss_timeout` in milliseconds, `l1_max_bytes` in bytes."""
+
+    host: str = Field("127.0.0.1", alias="GW_HOST")
+    port: Port = Field(8080, alias="GW_PORT")
+    workers: int = Field(1, alias="GW_WORKERS", ge=1, le=64)
+    auth: Literal["jwt", "off"] = Field("jwt", alias="GW_AUTH")
+    cache_ttl: int = Field(30, alias="GW_CACHE_TTL", gt=0)
+    miss_timeout: Milliseconds = Field(10_000, alias="GW_MISS_TIMEOUT")
+    l1_max_bytes: int = Field(256 * 2**20, alias="GW_L1_MAX_BYTES", ge=0)
+    cors_origins: StringList = Field(default_factory=list, alias="GW_CORS_ORIGINS")
+
+    @model_validator(mode="after")
+    def _off_on_loopback_only(self) -> Self:
+        if self.auth == "off" and not is_loopback(self.host):
+            raise ValueError("GW_AUTH: off is allowed only while GW_HOST is a loopback address")
+        return self
+
+
+class SupervisorSettings(Settings):
+    """The supervisor's Unix socket and its admin port (loopback)."""
+
+    socket: Path | None = Field(None, alias="SUPERVISOR_SOCKET")
+    port: Port = Field(9400, alias="SUPERVISOR_PORT")
+    home: Path = Field(Path(".holdfast"), alias="HOLDFAST_HOME")
+
+    @model_validator(mode="after")
+    def _short_enough(self) -> Self:
+        if len(os.fsencode(self.path)) > SOCKET_PATH_LIMIT:
+            raise ValueError(
+                f"SUPERVISOR_SOCKET: a socket's path has at most {SOCKET_PATH_LIMIT} bytes; "
+                "set it, or HOLDFAST_HOME, to a shorter one"
+            )
+        return self
+
+    @property
+    def path(self) -> Path:
+        """The socket's path: SUPERVISOR_SOCKET, or `run/supervisor.sock` in HOLDFAST_HOME."""
+        return (self.socket or self.home / "run" / "supervisor.sock").absolute()
+
+
+class FlowerSettings(Settings):
+    """Flower's loopback port and its `user:password`."""
+
+    _may_be_files = frozenset({"FLOWER_BASIC_AUTH"})
+
+    port: Port = Field(5555, alias="FLOWER_PORT")
+    basic_auth: SecretStr | None = Field(None, alias="FLOWER_BASIC_AUTH")
+
+    @model_validator(mode="after")
+    def _user_and_password(self) -> Self:
+        if self.basic_auth is not None:
+            user, _, password = self.basic_auth.get_secret_value().partition(":")
+            if not user or not password:
+                raise ValueError("FLOWER_BASIC_AUTH: must be user:password")
+        return self
+
+
+class ReportsSettings(Settings):
+    """Which Python modules hold reports."""
+
+    modules: StringList = Field(
+        default_factory=lambda: ["holdfast_flights.reports"], alias="REPORTS", min_length=1
+    )
+
+
+EVERY_CLASS: tuple[type[Settings], ...] = (
+    HomeSettings,
+    PostgresSettings,
+    MongoSettings,
+    RedisSettings,
+    BrokerSettings,
+    JwtSettings,
+    GatewaySettings,
+    SupervisorSettings,
+    FlowerSettings,
+    ReportsSettings,
+)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only be reached from this machine."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_scheme(name: str, url: SecretStr | None, schemes: tuple[str, ...]) -> None:
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url.get_secret_value())
+        valid = parts.scheme in schemes and (parts.port is None or parts.port > 0)
+    except ValueError:
+        # A MongoDB URL may name several hosts, each with a port, which urlsplit does not know.
+        valid = url.get_secret_value().startswith(tuple(f"{s}://" for s in schemes if "mongo" in s))
+    if not valid:
+        raise ValueError(f"{name}: must be a URL that starts with {schemes[0]}://")
+
+
+def _login(user: str, password: SecretStr | None) -> str:
+    secret = f":{quote(password.get_secret_value(), safe='')}" if password else ""
+    return f"{quote(user, safe='')}{secret}@"
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

@@ -1,0 +1,68 @@
+"""The admin port: liveness, readiness, metrics and status over HTTP, on loopback."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from holdfast import metrics
+from holdfast.links.link import Link
+from holdfast.supervisor.services import Services
+
+
+def link_status(link: Link) -> dict[str, Any]:
+    """A link as `holdfast status --json` shows it; times are seconds since the epoch."""
+    state, pool = link.state, link.adapter.pool()
+    return {
+        "state": state.phase.value,
+        "since": state.since,
+        "last_error": state.last_error,
+        "next_retry_at": state.next_retry_at,
+        "pool": {"size": pool.size, "in_use": pool.in_use, "max": pool.max},
+    }
+
+
+def application(links: Sequence[Link], services: Services, counted: metrics.SupervisorMetrics) -> Starlette:
+    """`/livez`, `/readyz`, `/metrics` and `/status`."""
+    started = time.time()
+
+    async def livez(_: Request) -> Response:
+        return PlainTextResponse("alive\n")
+
+    async def readyz(_: Request) -> Response:
+        down = [link.adapter.name for link in links if not link.up]
+        text = f"not ready: {', '.join(down)} down\n" if down else "ready\n"
+        return PlainTextResponse(text, 503 if down else 200)
+
+    async def render_metrics(_: Request) -> Response:
+        for link in links:
+            pool = link.adapter.pool()
+            for state, value in (("open", pool.size), ("in_use", pool.in_use), ("max", pool.max)):
+                counted.pool_connections.labels(link.adapter.name, state).set(value)
+        return Response(counted.render(), media_type=metrics.CONTENT_TYPE)
+
+    async def status(_: Request) -> Response:
+        return JSONResponse(
+            {
+                "pid": os.getpid(),
+                "started_at": started,
+                "links": {link.adapter.name: link_status(link) for link in links},
+                "reports": await services.report_states(),
+            }
+        )
+
+    return Starlette(
+        routes=[
+            Route("/livez", livez),
+            Route("/readyz", readyz),
+            Route("/metrics", render_metrics),
+            Route("/status", status),
+        ]
+    )

@@ -1,0 +1,104 @@
+"""Results that a gateway did not find: computed here, so that a miss needs neither Celery nor Redis.
+
+One computation per key at a time, however many ask for it; a bounded number of keys at once, and a bounded
+number waiting. A computation goes on when those who asked have gone: its result is still wanted. Where
+Redis is down the result is handed back without being stored; the gateway keeps it in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from holdfast.entries import Entry
+from holdfast.errors import DeadlineExceeded, LeaseHeld, LinkDown, Overloaded
+from holdfast.params import Scalar
+from holdfast.refresh import Trigger, compute, recorded, refresh
+from holdfast.reports import Report
+
+if TYPE_CHECKING:
+    from holdfast.supervisor.services import Services
+
+AT_ONCE = 4
+WAITING = 200
+DEADLINE = 60.0
+_LEASE_POLL = 0.1
+
+
+class Misses:
+    """Single flight by key over `refresh`."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._running: dict[str, asyncio.Task[Entry]] = {}
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def compute(self, report: Report, params: Mapping[str, Scalar], trigger: Trigger) -> Entry:
+        """The entry of that report and those parameters, by a computation that may be shared.
+
+        Raises:
+            Overloaded: WAITING keys are being computed or waiting already.
+            DeadlineExceeded: it took longer than DEADLINE seconds.
+            HoldfastError: what the computation raised.
+        """
+        return await asyncio.shield(self.begin(report, params, trigger))
+
+    def begin(self, report: Report, params: Mapping[str, Scalar], trigger: Trigger) -> asyncio.Task[Entry]:
+        """The task that computes this result: the one at work, or a new one. Raises Overloaded."""
+        key = report.reader.key(params)
+        task = self._running.get(key)
+        if task is None:
+            if len(self._running) >= WAITING:
+                raise Overloaded(f"{WAITING} results are being computed already")
+            task = asyncio.create_task(self._bounded(report, params, trigger), name=f"compute {key}")
+            self._running[key] = task
+            task.add_done_callback(lambda done: self._finished(key, done))
+        return task
+
+    def _finished(self, key: str, task: asyncio.Task[Entry]) -> None:
+        del self._running[key]
+        if not task.cancelled():
+            # Looked at here too, since all who asked may have gone.
+            task.exception()
+
+    async def drain(self, seconds: float) -> None:
+        """Let what is being computed finish, for so many seconds; then cancel it."""
+        running = list(self._running.values())
+        if running:
+            _, late = await asyncio.wait(running, timeout=seconds)
+            for task in late:
+                task.cancel()
+
+    async def _bounded(self, report: Report, params: Mapping[str, Scalar], trigger: Trigger) -> Entry:
+        try:
+            async with asyncio.timeout(DEADLINE), self._slots:
+                return await self._one(report, params, trigger)
+        except TimeoutError:
+            raise DeadlineExceeded(f"{report.name} was not computed in {DEADLINE:g} s") from None
+
+    async def _one(self, report: Report, params: Mapping[str, Scalar], trigger: Trigger) -> Entry:
+        while True:
+            try:
+                outcome = await refresh(
+                    self._services,
+                    report,
+                    params,
+                    trigger,
+                    default_ttl=self._services.default_ttl,
+                    only_if_due=True,
+                )
+                return outcome.entry
+            except LeaseHeld:
+                # A worker is at it: its result, or the lease that it gives up, comes soon.
+                await asyncio.sleep(_LEASE_POLL)
+            except LinkDown as error:
+                if error.details.get("link") != "redis":
+                    raise
+                return await self._unstored(report, params, trigger)
+
+    async def _unstored(self, report: Report, params: Mapping[str, Scalar], trigger: Trigger) -> Entry:
+        async with recorded(self._services, report, params, trigger) as run:
+            entry = await compute(self._services, report, params, default_ttl=self._services.default_ttl)
+            run.done(entry, "unstored")
+            return entry

@@ -1,0 +1,395 @@
+"""The embedded servers: what `holdfast up` and every other integration test rely on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socketserver
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from holdfast.local.servers import LocalError, Mongo, Postgres, Server, Valkey
+
+KINDS: list[type[Server]] = [Postgres, Mongo, Valkey]
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A running server of each kind, in a home whose path holds a space."""
+    made: Server = request.param(tmp_path / "a home")
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def until(condition: Callable[[], bool], what: str, within: float = 15.0) -> None:
+    """Poll `condition` until it holds."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {within:g} s in vain: {what}"
+        time.sleep(0.02)
+
+
+async def write(server: Server, value: str) -> None:
+    """Store one value, with the credentials that a supervisor would use."""
+    if isinstance(server, Postgres):
+        connection = await server.connect()
+        await connection.execute("CREATE TABLE kept (value text)")
+        await connection.execute("INSERT INTO kept VALUES ($1)", value)
+        await connection.close()
+    elif isinstance(server, Mongo):
+        async with server.client() as client:
+            await client["holdfast"]["kept"].insert_one({"value": value})
+    elif isinstance(server, Valkey):
+        cache = server.client()
+        await cache.set("gwcache:kept", value)
+        await cache.aclose()
+
+
+async def read(server: Server) -> str:
+    """Read the value that `write` stored."""
+    if isinstance(server, Postgres):
+        connection = await server.connect()
+        found = await connection.fetchval("SELECT value FROM kept")
+        await connection.close()
+        return str(found)
+    if isinstance(server, Mongo):
+        async with server.client() as client:
+            document = await client["holdfast"]["kept"].find_one({})
+            return str(document and document["value"])
+    assert isinstance(server, Valkey)
+    cache = server.client(decode_responses=True)
+    found = await cache.get("gwcache:kept")
+    await cache.aclose()
+    return str(found)
+
+
+def test_data_and_port_survive_a_crash(server: Server) -> None:
+    """After kill -9 and a new start, the server answers on the same port and still has its data."""
+    asyncio.run(write(server, "before"))
+    if isinstance(server, Mongo):
+        asyncio.run(_journalled(server))
+    port = server.port
+    server.kill()
+    server.start()
+    assert server.port == port
+    assert asyncio.run(read(server)) == "before"
+
+
+async def _journalled(server: Mongo) -> None:
+    async with server.client() as client:
+        await client["holdfast"].command("insert", "other", documents=[{}], writeConcern={"j": True})
+
+
+def test_a_new_object_finds_the_data_and_the_port(server: Server) -> None:
+    """A second start, by another process of the same home, uses the same port, secrets and data."""
+    asyncio.run(write(server, "kept"))
+    server.stop()
+    again = type(server)(server.home)
+    with again:
+        assert again.env() == server.env()
+        assert asyncio.run(read(again)) == "kept"
+
+
+def test_a_taken_port_is_replaced(tmp_path: Path) -> None:
+    """When another process has taken the remembered port, the server starts on a new one."""
+    for kind in KINDS:
+        first = kind(tmp_path)
+        first.start()
+        first.stop()
+        with _Closing(("127.0.0.1", first.port), socketserver.BaseRequestHandler) as taken:
+            threading.Thread(target=taken.serve_forever, daemon=True).start()
+            second = kind(tmp_path)
+            with second:
+                assert second.port != first.port
+                assert asyncio.run(second.ready())
+            taken.shutdown()
+
+
+class _Closing(socketserver.TCPServer):
+    """Somebody else's server, which closes every connection at once."""
+
+    allow_reuse_address = True
+
+
+def test_wrong_or_missing_credentials_are_refused(server: Server) -> None:
+    """No server answers without a password, or with a wrong one."""
+
+    async def attempt(password: str | None) -> None:
+        if isinstance(server, Postgres):
+            import asyncpg
+
+            await asyncpg.connect(
+                host="127.0.0.1",
+                port=server.port,
+                user="holdfast",
+                password=password or "",
+                database="holdfast",
+            )
+        elif isinstance(server, Mongo):
+            user = "holdfast" if password else None
+            async with server.client(user, password) as client:
+                await client["holdfast"]["kept"].find_one({})
+        elif isinstance(server, Valkey):
+            from redis.asyncio import Redis
+
+            user = "supervisor" if password else None
+            cache = Redis(port=server.port, username=user, password=password, retry=None)
+            try:
+                await cache.get("gwcache:kept")
+            finally:
+                await cache.aclose()
+
+    for password in (None, "wrong"):
+        with pytest.raises(Exception, match=r"(?i)auth|password|invalid username"):
+            asyncio.run(attempt(password))
+
+
+def test_no_secret_is_on_any_command_line(server: Server) -> None:
+    """The command lines of a server and of its children show none of the generated secrets."""
+    secrets = [file.read_text() for file in (server.home / "secrets").iterdir()]
+    assert secrets
+    assert server.pid is not None
+    process = psutil.Process(server.pid)
+    for each in [process, *process.children(recursive=True)]:
+        line = " ".join(each.cmdline())
+        assert not any(secret in line for secret in secrets)
+        variables = " ".join(each.environ().values())
+        assert not any(secret in variables for secret in secrets)
+
+
+def test_secrets_are_private_files_and_env_names_them(server: Server) -> None:
+    """Secrets are files of mode 0600 in a folder of mode 0700; the settings hold their names only."""
+    folder = server.home / "secrets"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for file in folder.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert not any(file.read_text() in value for value in server.env().values())
+    named = {Path(v) for k, v in server.env().items() if k.endswith("_FILE")}
+    assert named
+    assert all(file.parent == folder and file.exists() for file in named)
+
+
+def test_only_loopback_listens(server: Server) -> None:
+    """A server listens on 127.0.0.1 and its port, on no other address, and on no Unix socket."""
+    assert server.pid is not None
+    process = psutil.Process(server.pid)
+    listening = {c.laddr for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    assert {(a.ip, a.port) for a in listening} == {("127.0.0.1", server.port)}
+    assert not [c for c in process.net_connections("unix") if c.laddr]
+
+
+def test_a_server_dies_with_the_process_that_started_it(server: Server) -> None:
+    """When the starting process is killed with SIGKILL, the server ends too, and leaves its data usable."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("the kernel offers this on Linux only")
+    server.stop()
+    script = (
+        "import sys, pathlib; from holdfast.local import servers;"
+        "s = getattr(servers, sys.argv[1])(pathlib.Path(sys.argv[2])); s.start();"
+        "print(s.pid, flush=True); input()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, type(server).__name__, str(server.home)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert psutil.pid_exists(pid)
+    parent.kill()
+    parent.communicate()
+    until(lambda: not psutil.pid_exists(pid), f"{server.name} ends after its parent")
+    server.start()
+    assert asyncio.run(server.ready())
+
+
+def test_a_stopped_server_leaves_no_process(server: Server) -> None:
+    """After stop, neither the server nor any of its children is left."""
+    assert server.pid is not None
+    process = psutil.Process(server.pid)
+    family = [process, *process.children(recursive=True)]
+    server.stop()
+    until(lambda: not any(each.is_running() for each in family), "all processes end")
+    assert server.pid is None
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_killed_first_start_leaves_nothing_half_done(kind: type[Server], tmp_path: Path) -> None:
+    """A first start that is killed at any moment is followed by one that works."""
+    script = (
+        "import sys, pathlib; from holdfast.local import servers;"
+        "print('go', flush=True);"
+        "getattr(servers, sys.argv[1])(pathlib.Path(sys.argv[2])).start()"
+    )
+    for delay in (0.05, 0.3, 0.6):
+        parent = subprocess.Popen(
+            [sys.executable, "-c", script, kind.__name__, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        # Not a wait for a condition: the point is to kill at moments that nothing announces.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            parent.wait(delay)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+        parent.communicate()
+    with kind(tmp_path) as server:
+        assert asyncio.run(server.ready())
+        assert not list(tmp_path.glob("*.new-*"))
+
+
+def test_a_stale_lock_of_postgres_does_not_stop_it(tmp_path: Path) -> None:
+    """After a crash, a lock file that names a living process of another kind is not obeyed."""
+    with Postgres(tmp_path) as server:
+        lock = (server.data / "postmaster.pid").read_text().splitlines()
+    lock[0] = str(os.getpid())
+    (server.data / "postmaster.pid").write_text("\n".join(lock))
+    with Postgres(tmp_path) as server:
+        assert asyncio.run(server.ready())
+
+
+def test_a_failed_start_shows_the_log(tmp_path: Path) -> None:
+    """A server that cannot start says where its log is and shows the end of it."""
+    server = Postgres(tmp_path)
+    server.prepare()
+    (server.data / "PG_VERSION").write_text("9\n")
+    with pytest.raises(LocalError, match=r"(?s)postgres ended while starting; see .*initialized"):
+        server.start()
+    assert server.pid is None
+
+
+def test_start_works_inside_a_running_loop_and_outlives_it(tmp_path: Path) -> None:
+    """A server started within asyncio, or by a thread that ends, lives until it is stopped."""
+
+    async def begin() -> Valkey:
+        return await asyncio.to_thread(Valkey(tmp_path).start)
+
+    server = asyncio.run(begin())
+    try:
+        assert server.pid is not None
+        assert asyncio.run(server.ready())
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A Valkey."""
+    with Valkey(tmp_path) as running:
+        yield running
+
+
+def test_the_gateways_user_may_only_read_the_cache(valkey: Valkey) -> None:
+    """The gateway's user reads the cache; it can neither write it nor look elsewhere."""
+
+    async def scenario() -> None:
+        from redis.exceptions import NoPermissionError
+
+        supervisor = valkey.client()
+        gateway = valkey.client("gateway")
+        await supervisor.set("gwcache:/a", "1", ex=60)
+        await supervisor.set("holdfast:lease", "1")
+        assert await gateway.get("gwcache:/a") == b"1"
+        assert await gateway.pttl("gwcache:/a") > 0
+        assert await gateway.mget(["gwcache:/a"]) == [b"1"]
+        forbidden: list[Callable[[], Awaitable[Any]]] = [
+            lambda: gateway.set("gwcache:/a", "2"),
+            lambda: gateway.delete("gwcache:/a"),
+            lambda: gateway.expire("gwcache:/a", 1),
+            lambda: gateway.get("holdfast:lease"),
+            lambda: gateway.eval("return redis.call('get', KEYS[1])", 1, "gwcache:/a"),
+            lambda: gateway.keys("*"),
+            gateway.flushall,
+            lambda: gateway.config_get("*"),
+        ]
+        for attempt in forbidden:
+            with pytest.raises(NoPermissionError):
+                await attempt()
+        await supervisor.aclose()
+        await gateway.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_the_brokers_user_cannot_reach_the_cache(valkey: Valkey) -> None:
+    """Celery's user, in any database, reads neither the cache nor the supervisor's keys."""
+
+    async def scenario() -> None:
+        from redis.exceptions import NoPermissionError
+
+        celery = valkey.client("celery")
+        for key in ("gwcache:/a", "holdfast:lease"):
+            with pytest.raises(NoPermissionError):
+                await celery.get(key)
+            with pytest.raises(NoPermissionError):
+                await celery.set(key, "x")
+        await celery.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_the_supervisors_user_has_no_dangerous_command(valkey: Valkey) -> None:
+    """The supervisor's user runs scripts and scans, and cannot flush, reconfigure or list all keys."""
+
+    async def scenario() -> None:
+        from redis.exceptions import NoPermissionError
+
+        client = valkey.client()
+        await client.set("gwcache:/a", "1")
+        assert [key async for key in client.scan_iter("gwcache:*")] == [b"gwcache:/a"]
+        script = "return redis.call('get', KEYS[1])"
+        assert await client.eval(script, 1, "gwcache:/a") == b"1"
+        for attempt in (client.flushall, client.config_get, lambda: client.keys("*")):
+            with pytest.raises(NoPermissionError):
+                await attempt()
+        with pytest.raises(NoPermissionError):
+            await client.set("elsewhere", "1")
+        await client.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_mongo_offers_change_streams_to_the_user_and_one_database(tmp_path: Path) -> None:
+    """The user `holdfast` watches its database and its collections, and cannot use another one."""
+
+    async def scenario(server: Mongo) -> None:
+        from pymongo.errors import OperationFailure
+
+        async with server.client() as client:
+            database = client["holdfast"]
+            async with await database.watch() as all_, await database["kept"].watch() as one:
+                await database["kept"].insert_one({"value": "seen"})
+                for stream in (all_, one):
+                    change = await asyncio.wait_for(stream.next(), 10)
+                    assert change["fullDocument"]["value"] == "seen"
+            with pytest.raises(OperationFailure, match="not authorized"):
+                await client["another"]["kept"].insert_one({})
+
+    with Mongo(tmp_path) as server:
+        asyncio.run(scenario(server))
+
+
+def test_two_homes_run_side_by_side(tmp_path: Path) -> None:
+    """Two homes have servers, ports and passwords of their own."""
+    with Valkey(tmp_path / "one") as one, Valkey(tmp_path / "two") as two:
+        assert one.port != two.port
+        assert one.password_file().read_text() != two.password_file().read_text()
+        asyncio.run(write(one, "one"))
+        assert asyncio.run(read(two)) == "None"

@@ -1,0 +1,121 @@
+"""Loads the example: `python -m holdfast_flights.load`.
+
+Four tables go to Postgres in one transaction, the weather to MongoDB by one rename. A side that is whole
+is left alone, so a load that was killed is finished by the next one, and a further one does nothing. An
+advisory lock in Postgres lets one load run at a time. Connections come from Holdfast's settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import OperationFailure, PyMongoError
+
+from holdfast.errors import HoldfastError
+from holdfast.settings import MongoSettings, PostgresSettings
+from holdfast_flights.load_tables import load_tables, lock, missing_tables
+from holdfast_flights.load_weather import drop_leftovers, load_weather, weather_is_missing
+from holdfast_flights.progress import Progress
+from holdfast_flights.sources import TABLES, WEATHER, LoadError
+
+
+async def load(progress: Progress) -> None:
+    """Load whatever is missing on either side; nothing is changed unless both can be loaded.
+
+    Raises:
+        SettingsError: a connection's settings are wrong or absent.
+        LoadError: a server cannot be reached, or holds something else under one of the example's names.
+    """
+    started = time.monotonic()
+    async with _postgres() as postgres, _mongo() as mongo:
+        await lock(postgres, progress)
+        sources = await missing_tables(postgres)
+        weather = await weather_is_missing(mongo)
+        if sources:
+            await load_tables(postgres, sources, progress)
+        await drop_leftovers(mongo)
+        if weather:
+            await load_weather(mongo, progress)
+    if sources or weather:
+        rows = sum(source.rows for source in sources) + (WEATHER.rows if weather else 0)
+        progress.say(f"{rows:,} rows loaded in {time.monotonic() - started:.1f} s")
+    else:
+        rows = sum(source.rows for source in TABLES) + WEATHER.rows
+        progress.say(f"nothing to do: all {rows:,} rows are there")
+
+
+@asynccontextmanager
+async def _postgres() -> AsyncIterator[asyncpg.Connection]:
+    settings = PostgresSettings.load()
+    try:
+        connection = await asyncpg.connect(settings.dsn(), timeout=settings.conn_timeout / 1000)
+    except asyncpg.InvalidAuthorizationSpecificationError:
+        raise LoadError("Postgres refused the user name or the password") from None
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        raise LoadError(f"Postgres cannot be used ({_reason(error)}): try `holdfast check`") from None
+    try:
+        yield connection
+        await connection.close(timeout=settings.conn_timeout / 1000)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise LoadError(f"Postgres failed during the load ({_reason(error)})") from error
+    finally:
+        # Whatever failed, the end of the connection is the end of its transaction and its lock.
+        connection.terminate()
+
+
+@asynccontextmanager
+async def _mongo() -> AsyncIterator[AsyncDatabase[dict[str, Any]]]:
+    settings = MongoSettings.load()
+    login: dict[str, Any] = dict(settings.credentials())
+    try:
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+            settings.uri(),
+            **login,
+            serverSelectionTimeoutMS=settings.selection_timeout,
+            tz_aware=True,
+        )
+    except (PyMongoError, ValueError) as error:
+        raise LoadError(f"MONGO_URL cannot be used ({_reason(error)})") from None
+    async with client:
+        database = client[settings.db]
+        try:
+            await database.command("ping")
+            await database[WEATHER.name].find_one()
+        except OperationFailure as error:
+            raise LoadError(f"MongoDB refused the user or the password ({error.code})") from None
+        except PyMongoError as error:
+            raise LoadError(f"MongoDB cannot be used ({_reason(error)}): try `holdfast check`") from None
+        try:
+            yield database
+        except PyMongoError as error:
+            raise LoadError(f"MongoDB failed during the load ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without the text of the error: that may hold an address or a secret."""
+    return type(error).__name__
+
+
+def main() -> int:
+    """Run one load; 0 when everything is there afterwards, else one line on standard error and 1."""
+    try:
+        asyncio.run(load(Progress()))
+    except HoldfastError as error:
+        print(f"holdfast_flights.load: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("holdfast_flights.load: stopped; run it again to finish", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The example's seven reports, one module each. Holdfast finds them here by walking the package."""

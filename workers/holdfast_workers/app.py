@@ -1,0 +1,63 @@
+"""The Celery application and its settings.
+
+Redis is the broker. A message may be lost (a worker killed between BRPOP and its bookkeeping) or come
+twice (late acknowledgement); neither matters, since a refresh is guarded by its lease and what was lost
+is asked for again by the schedule. Nothing but JSON is ever read from a queue.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+
+from holdfast.settings import BrokerSettings
+from holdfast_workers.schedule import beat_schedule, registry
+
+QUEUE = "holdfast"
+SOCKET = {
+    # Without these, kombu would wait for a silent broker for ever.
+    "socket_timeout": 5,
+    "socket_connect_timeout": 2,
+    "socket_keepalive": True,
+    "health_check_interval": 5,
+}
+
+
+def configuration() -> dict[str, Any]:
+    """Celery's settings. Times are in seconds."""
+    broker = BrokerSettings.load().dsn()
+    return {
+        "broker_url": broker,
+        "broker_transport_options": {**SOCKET, "visibility_timeout": 3600, "global_keyprefix": "celery:"},
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "task_default_queue": QUEUE,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,
+        "task_acks_late": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": True,
+        "task_soft_time_limit": 120,
+        "task_time_limit": 150,
+        "worker_prefetch_multiplier": 4,
+        "worker_soft_shutdown_timeout": 5,
+        "worker_hijack_root_logger": True,
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "event_queue_expires": 60,
+        "beat_scheduler": "redbeat.RedBeatScheduler",
+        "beat_max_loop_interval": 5,
+        "beat_schedule": beat_schedule(registry()),
+        "redbeat_redis_url": broker,
+        "redbeat_redis_options": {**SOCKET, "retry_period": 60},
+        "redbeat_key_prefix": "redbeat:",
+        # Five times the loop: a beat that died is followed by another one within 30 s.
+        "redbeat_lock_timeout": 25,
+        "timezone": "UTC",
+        "enable_utc": True,
+    }
+
+
+app = Celery("holdfast", include=["holdfast_workers.tasks"])
+app.conf.update(configuration())

@@ -1,0 +1,46 @@
+"""What one worker process holds: an event loop and a client of the supervisor's socket.
+
+Both are made at the first task, which is after the fork, so no child shares a connection with another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from celery.signals import worker_process_shutdown
+
+from holdfast.client import Client, connect
+
+T = TypeVar("T")
+
+
+class Child:
+    """Runs coroutines of a task on this process's own loop."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._client = connect()
+
+    def run(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+        """Run one coroutine to its end, with the client."""
+        return self._runner.run(work(self._client))
+
+    def close(self) -> None:
+        """Close the client and the loop."""
+        self._runner.run(self._client.aclose())
+        self._runner.close()
+
+
+@functools.cache
+def child() -> Child:
+    """This process's loop and client."""
+    return Child()
+
+
+@worker_process_shutdown.connect
+def _close(**_: Any) -> None:
+    if child.cache_info().currsize:
+        child().close()
