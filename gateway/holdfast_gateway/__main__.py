@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sys
 
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.server import Server
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import exit_on_error
 from holdfast.listening import bind
 from holdfast.settings import GatewaySettings, JwtSettings, RedisSettings, SupervisorSettings
 from holdfast.tokens import secret
@@ -53,8 +52,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_error():
         main()
-    except HoldfastError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

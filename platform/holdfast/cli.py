@@ -8,7 +8,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from holdfast.errors import HoldfastError, ReportError, SettingsError
+from holdfast.commands import command
+from holdfast.errors import exit_on_error
+from holdfast.settings import BrokerSettings, ReportsSettings, SupervisorSettings
 
 app = typer.Typer(
     name="holdfast",
@@ -21,10 +23,11 @@ app = typer.Typer(
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def _become(*arguments: str) -> NoReturn:
-    """Turn this process into `python …`, so that signals and the pid are the program's own."""
+def _become(name: str, *arguments: str) -> NoReturn:
+    """Turn this process into that program, so that signals and the pid are the program's own."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *arguments])
+    argv = command(name, *arguments)
+    os.execv(argv[0], argv)
 
 
 @app.command()
@@ -38,39 +41,46 @@ def up() -> None:
 @app.command()
 def supervisor() -> None:
     """Run the supervisor: the owner of every pooled connection."""
-    from holdfast.supervisor.process import main as run
-
-    run()
+    _become("supervisor")
 
 
 @app.command(context_settings=PASS_ON)
 def worker(context: typer.Context) -> None:
     """Run a Celery worker; further arguments go to Celery."""
-    _become("-m", "celery", "-A", "holdfast_workers", "worker", "--loglevel=INFO", *context.args)
+    _check_celery_settings()
+    _become("worker", *context.args)
 
 
 @app.command(context_settings=PASS_ON)
 def beat(context: typer.Context) -> None:
     """Run the scheduler; two or more are safe, one leads. Further arguments go to Celery."""
-    _become("-m", "celery", "-A", "holdfast_workers", "beat", "--loglevel=INFO", *context.args)
+    _check_celery_settings()
+    _become("beat", *context.args)
+
+
+def _check_celery_settings() -> None:
+    """Celery would bury a wrong setting under a traceback of its own."""
+    BrokerSettings.load().dsn()
+    SupervisorSettings.load()
+    ReportsSettings.load()
 
 
 @app.command()
 def flower() -> None:
     """Run Flower on loopback, behind its password."""
-    _become("-m", "holdfast_workers.monitor")
+    _become("flower")
 
 
 @app.command()
 def gateway() -> None:
     """Run the HTTP gateway."""
-    _become("-m", "holdfast_gateway")
+    _become("gateway")
 
 
 @app.command()
 def load() -> None:
     """Load the bundled example into Postgres and MongoDB, where it is not there yet."""
-    _become("-m", "holdfast_flights.load")
+    _become("load")
 
 
 @app.command()
@@ -80,7 +90,7 @@ def warm(
 ) -> None:
     """Have the workers compute the warm variants now, and show how far they are."""
     arguments = [*(["--missing"] if missing else []), *([report] if report else [])]
-    _become("-m", "holdfast_workers.warm", *arguments)
+    _become("warm", *arguments)
 
 
 @app.command()
@@ -148,16 +158,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 def main() -> None:
     """Run the command line; what is wrong with settings or reports is told in a line, not a traceback."""
-    try:
+    with exit_on_error():
         app()
-    except (SettingsError, ReportError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except HoldfastError as error:
-        print(f"{error}. `holdfast status` shows what runs; `holdfast check` explains.", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ supervisor's socket arrives as the same class (`from_wire`).
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 
@@ -151,3 +154,21 @@ def from_wire(wire: dict[str, Any]) -> HoldfastError:
     """The error that `to_wire` described; an unknown code becomes a plain HoldfastError."""
     cls = _tree(HoldfastError).get(wire.get("code", ""), HoldfastError)
     return cls(wire.get("message"), **wire.get("details", {}))
+
+
+@contextlib.contextmanager
+def exit_on_error() -> Iterator[None]:
+    """End the process with a line on standard error, and no traceback, for what its user can mend.
+
+    The status is 2 for wrong settings or reports, 1 for other HoldfastErrors, 130 for Ctrl-C.
+    """
+    try:
+        yield
+    except (SettingsError, ReportError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except HoldfastError as error:
+        print(f"{error}. `holdfast status` shows what runs; `holdfast check` explains.", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -17,12 +17,15 @@ from holdfast.client import Client, connect
 from holdfast.errors import HoldfastError, SettingsError
 
 CHECK_SECONDS = 12.0
+SHOWN_ROWS = 50
+PLAIN_WIDTH = 200
+"""Columns of the tables where no terminal says how wide it is."""
 CheckItem = tuple[str, Callable[[], Awaitable[str]]]
 
 
 def check() -> int:
     """Read every setting, try every connection, and print a line for each; 0 when all is well."""
-    console = Console(highlight=False)
+    console = _console()
     problems = 0
     for cls in settings.EVERY_CLASS:
         try:
@@ -137,13 +140,13 @@ def query(name: str, given: Sequence[str]) -> int:
     began = time.perf_counter()
     rows = _call(lambda client: client.query(name, params))
     took = (time.perf_counter() - began) * 1000
-    console = Console(highlight=False)
+    console = _console()
     if rows:
         table = Table(*rows[0].keys(), box=None)
-        for row in rows[:50]:
-            table.add_row(*("" if value is None else str(value) for value in row.values()))
+        for row in rows[:SHOWN_ROWS]:
+            table.add_row(*(_cell(value) for value in row.values()))
         console.print(table)
-    hidden = ", the first 50 shown" if len(rows) > 50 else ""
+    hidden = f", the first {SHOWN_ROWS} shown" if len(rows) > SHOWN_ROWS else ""
     console.print(f"{len(rows)} rows in {took:.1f} ms{hidden}", style="dim")
     return 0
 
@@ -161,8 +164,19 @@ def runs(report: str | None, limit: int, as_json: bool) -> int:
         cells = [f"{run['duration_ms']:.0f}", str(run["rows"] or ""), str(run["bytes"] or "")]
         outcome = run["outcome"] + (f": {run['error']}" if run["error"] else "")
         table.add_row(when, run["report"], params, run["trigger"], outcome, *cells)
-    Console(highlight=False).print(table)
+    _console().print(table)
     return 0
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
 
 
 def _call(work: Callable[[Client], Awaitable[Any]]) -> Any:

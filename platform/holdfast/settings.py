@@ -307,14 +307,19 @@ class JwtSettings(Settings):
     refresh_ttl: int = Field(30 * 86_400, alias="JWT_REFRESH_TTL", gt=0)
 
 
+class CacheSettings(Settings):
+    """How long a result is fresh, in seconds, where its report does not say."""
+
+    ttl: int = Field(30, alias="GW_CACHE_TTL", gt=0)
+
+
 class GatewaySettings(Settings):
-    """The HTTP side. `cache_ttl` is in seconds, `miss_timeout` in milliseconds, `l1_max_bytes` in bytes."""
+    """The HTTP side. `miss_timeout` is in milliseconds, `l1_max_bytes` in bytes."""
 
     host: str = Field("127.0.0.1", alias="GW_HOST")
     port: Port = Field(8080, alias="GW_PORT")
     workers: int = Field(1, alias="GW_WORKERS", ge=1, le=64)
     auth: Literal["jwt", "off"] = Field("jwt", alias="GW_AUTH")
-    cache_ttl: int = Field(30, alias="GW_CACHE_TTL", gt=0)
     miss_timeout: Milliseconds = Field(10_000, alias="GW_MISS_TIMEOUT")
     l1_max_bytes: int = Field(256 * 2**20, alias="GW_L1_MAX_BYTES", ge=0)
     cors_origins: StringList = Field(default_factory=list, alias="GW_CORS_ORIGINS")
@@ -380,6 +385,7 @@ EVERY_CLASS: tuple[type[Settings], ...] = (
     RedisSettings,
     BrokerSettings,
     JwtSettings,
+    CacheSettings,
     GatewaySettings,
     SupervisorSettings,
     FlowerSettings,

@@ -12,7 +12,6 @@ from typing import Any
 from celery import Celery
 
 from holdfast.settings import BrokerSettings
-from holdfast_workers.schedule import beat_schedule, registry
 
 QUEUE = "holdfast"
 SOCKET = {
@@ -36,6 +35,7 @@ def configuration() -> dict[str, Any]:
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_ignore_result": True,
+        "result_expires": None,
         "task_acks_late": True,
         "worker_cancel_long_running_tasks_on_connection_loss": True,
         "task_soft_time_limit": 120,
@@ -46,9 +46,8 @@ def configuration() -> dict[str, Any]:
         "worker_send_task_events": True,
         "task_send_sent_event": True,
         "event_queue_expires": 60,
-        "beat_scheduler": "redbeat.RedBeatScheduler",
+        "beat_scheduler": "holdfast_workers.schedule:Scheduler",
         "beat_max_loop_interval": 5,
-        "beat_schedule": beat_schedule(registry()),
         "redbeat_redis_url": broker,
         "redbeat_redis_options": {**SOCKET, "retry_period": 60},
         "redbeat_key_prefix": "redbeat:",

@@ -10,9 +10,10 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from celery.signals import worker_process_shutdown
+from celery.signals import worker_init, worker_process_shutdown
 
 from holdfast.client import Client, connect
+from holdfast_workers.schedule import registry
 
 T = TypeVar("T")
 
@@ -38,6 +39,12 @@ class Child:
 def child() -> Child:
     """This process's loop and client."""
     return Child()
+
+
+@worker_init.connect
+def _load_reports(**_: Any) -> None:
+    """Before the fork: a wrong report is told at the start, and the children share the modules' memory."""
+    registry()
 
 
 @worker_process_shutdown.connect

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from holdfast.errors import HoldfastError, SettingsError
+from holdfast.errors import SettingsError, exit_on_error
 from holdfast.settings import FlowerSettings
 
 
@@ -36,8 +36,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_error():
         sys.exit(main())
-    except HoldfastError as failure:
-        print(failure, file=sys.stderr)
-        sys.exit(2)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from celery import Celery
+from redbeat import RedBeatScheduler
+
 from holdfast.reports import Registry, load_reports
 from holdfast.settings import ReportsSettings
 
 
 @functools.cache
 def registry() -> Registry:
-    """The reports of the setting REPORTS, loaded once."""
+    """The reports of the setting REPORTS, loaded once and only where they are needed: Flower is not."""
     return load_reports(ReportsSettings.load().modules)
 
 
@@ -29,3 +32,11 @@ def beat_schedule(reports: Registry) -> dict[str, dict[str, Any]]:
         for report in reports
         if report.schedule is not None and report.warm
     }
+
+
+class Scheduler(RedBeatScheduler):  # type: ignore[misc]
+    """redbeat's scheduler, with a schedule made from the reports when beat starts."""
+
+    def __init__(self, app: Celery, *arguments: Any, **options: Any) -> None:
+        app.conf.beat_schedule = beat_schedule(registry())
+        super().__init__(app, *arguments, **options)

@@ -13,7 +13,7 @@ from holdfast.errors import HoldfastError, InvalidParams, LeaseHeld
 from holdfast.params import Scalar
 from holdfast.refresh import Outcome, Trigger
 from holdfast.refresh import refresh as refresh_entry
-from holdfast.settings import GatewaySettings
+from holdfast.settings import CacheSettings
 from holdfast_workers.app import app
 from holdfast_workers.child import child
 from holdfast_workers.schedule import registry
@@ -45,7 +45,7 @@ def refresh(
             found,
             checked,
             trigger,
-            default_ttl=GatewaySettings.load().cache_ttl,
+            default_ttl=CacheSettings.load().ttl,
             only_if_due=only_if_due,
         )
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from holdfast.client import Client, connect
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, exit_on_error
 from holdfast_workers.schedule import registry
 from holdfast_workers.tasks import warm
 
@@ -88,10 +88,5 @@ async def _done(client: Client, names: set[str], since: float | None) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_error():
         sys.exit(main(sys.argv[1:]))
-    except HoldfastError as failure:
-        print(failure, file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -45,6 +45,8 @@ class Server(ABC):
         self.home = Path(os.path.abspath(home))
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
+        self.is_new = False
+        """Whether `prepare` made the data anew."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} port={self._port} pid={self.pid} home={str(self.home)!r}>"

@@ -15,9 +15,12 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.local.files import LocalError, private_folder, write_atomic
+
+if TYPE_CHECKING:
+    import psutil
 
 
 def processes_file(home: Path) -> Path:
@@ -131,8 +134,17 @@ def end_leftovers(home: Path, *, patience: float = 5.0) -> None:
         with contextlib.suppress(psutil.Error):
             process.kill()
     deadline = time.monotonic() + 5
-    while any(process.is_running() for process in left) and time.monotonic() < deadline:
+    while any(_lives(process) for process in left) and time.monotonic() < deadline:
         time.sleep(0.02)
+
+
+def _lives(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _dotenv_value(value: str) -> str:

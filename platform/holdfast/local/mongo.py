@@ -64,6 +64,7 @@ class Mongo(Server):
     def _prepare(self) -> None:
         binary = self._binary()
         if not self._complete.exists():
+            self.is_new = True
             if self._files.exists():
                 shutil.rmtree(self._files)
             _check_that_it_runs(binary)

@@ -41,7 +41,7 @@ _OWNED = (*_DATABASES, *_CACHE, *_BROKER, "JWT_", "FLOWER_", "GW_")
 _ROLES: dict[str, tuple[str, ...]] = {
     "supervisor": (*_DATABASES, *_CACHE, *_BROKER, "GW_CACHE_TTL"),
     "gateway": (*_CACHE, "JWT_", "GW_"),
-    "worker": _BROKER,
+    "worker": (*_BROKER, "GW_CACHE_TTL"),
     "beat": _BROKER,
     "flower": (*_BROKER, "FLOWER_"),
     "load": _DATABASES,

@@ -67,6 +67,7 @@ class Postgres(Server):
         try:
             self._initdb(binaries, workshop)
             (workshop / "data").rename(self.data)
+            self.is_new = True
         finally:
             shutil.rmtree(workshop, ignore_errors=True)
 

@@ -97,6 +97,7 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._over = asyncio.Event()
+        self._begun = False
 
     def __repr__(self) -> str:
         state = self.state
@@ -104,7 +105,7 @@ class Child:
 
     async def run(self) -> None:
         """Keep the process alive until `stop`; then return once it is gone."""
-        failures = 0
+        failures, self._begun = 0, True
         try:
             while not self._stopping.is_set():
                 started = time.monotonic()
@@ -169,6 +170,8 @@ class Child:
     async def stop(self) -> None:
         """Ask it to end, wait `stop_within` seconds, then kill its whole process group."""
         self._stopping.set()
+        if not self._begun:
+            return
         self._signal()
         try:
             await asyncio.wait_for(self._over.wait(), self._stop_within)

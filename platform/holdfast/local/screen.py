@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.local.files import log_path
+from holdfast.local.files import log_path, port_is_free
 from holdfast.local.plan import Plan
 from holdfast.local.processes import State
 
@@ -81,6 +81,13 @@ async def fetch_until_hit(
         if answer.status in (401, 403, 404) or time.monotonic() > deadline:
             return answers
         await asyncio.sleep(0.05)
+
+
+async def listens(port: int, *, within: float) -> None:
+    """Return as soon as something listens on the port of 127.0.0.1, or after `within` seconds."""
+    deadline = time.monotonic() + within
+    while port_is_free(port) and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
 
 
 def describe(answers: Iterable[Answer]) -> str:
@@ -155,7 +162,8 @@ def address(plan: Plan, state: State) -> str:
     if state.name == "gateway":
         return gateway_url(plan)
     if state.name == "flower":
-        return f"http://127.0.0.1:{state.port}"
+        starting = state.port is not None and port_is_free(state.port)
+        return f"http://127.0.0.1:{state.port}" + (" (starting)" if starting else "")
     return f"127.0.0.1:{state.port}" if state.port else ""
 
 

@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -30,9 +30,12 @@ from holdfast.local.servers import LocalError, Server
 from holdfast.local.spawn import die_with_parent
 from holdfast.settings import HomeSettings
 
+T = TypeVar("T")
+
 # Seconds until a process that was asked to stop is killed; the worker may have tasks to finish.
 _STOP_WITHIN = {"worker": 15.0}
 _GIVE_UP_AFTER = 3
+_NOT_ASKED = ("worker", "beat", "flower")
 _KILLED = 130
 
 
@@ -64,6 +67,7 @@ class _Up:
         # Without a terminal there is no width to keep to.
         self._console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
         self._children: dict[str, Child] = {}
+        self._jobs: list[asyncio.Task[Any]] = []
         self._stop = asyncio.Event()
         self._exit = 0
 
@@ -74,8 +78,10 @@ class _Up:
         async with asyncio.TaskGroup() as group:
             boot = group.create_task(self._guarded(self._boot(group)))
             await self._stop.wait()
-            boot.cancel()
-            await asyncio.wait([boot])
+            begun = [boot, *self._jobs]
+            for task in begun:
+                task.cancel()
+            await asyncio.wait(begun)
             await self._shut_down()
         return self._exit
 
@@ -98,25 +104,58 @@ class _Up:
     async def _boot(self, group: asyncio.TaskGroup) -> None:
         plan = self._plan
         self._console.print(f"Holdfast starts in {plan.home}", soft_wrap=True)
-        await _prepare(plan.servers)
+        await _together(asyncio.to_thread(server.prepare) for server in plan.servers)
         plan.publish()
-        for child in self._make_children():
-            group.create_task(child.run())
+        self._make_children()
         self._instance.publish_settings(plan.published)
-        await _together(
-            server.become_ready(alive=self._still_hopeful(server.name)) for server in plan.servers
-        )
-        # The mark only saves time: with it, the loader looks at the databases behind the screen.
-        if plan.loads_example and not self._instance.example_loaded:
-            await self._load()
-        async with asyncio.TaskGroup() as jobs:
-            jobs.create_task(self._load_and_warm())
-            paths = screen.EXAMPLES if plan.loads_example else (screen.API,)
-            tried = await self._try(paths)
-            states = [child.state for child in self._children.values()]
-            screen.show_ready(self._console, plan, states, tried)
+        if self._instance.example_loaded and not any(each.is_new for each in plan.servers):
+            await self._start_again(group)
+        else:
+            await self._start_first(group)
 
-    def _make_children(self) -> list[Child]:
+    async def _start_first(self, group: asyncio.TaskGroup) -> None:
+        self._start(group, self._children)
+        await self._servers_are_ready()
+        if self._plan.loads_example:
+            await self._load()
+        warm = self._job(self._warm())
+        await self._show(await self._try())
+        await warm
+
+    async def _start_again(self, group: asyncio.TaskGroup) -> None:
+        # Reading the cache needs neither Celery nor Flower, whose imports would keep every core busy.
+        self._start(group, [name for name in self._children if name not in _NOT_ASKED])
+        ready, tried = self._job(self._servers_are_ready()), self._job(self._try())
+        await asyncio.wait([tried], timeout=3)
+        self._start(group, _NOT_ASKED)
+        await ready
+        await self._show(await tried)
+        await screen.listens(self._plan.flower.port, within=15)
+        if self._plan.loads_example:
+            await self._load(log=(self._plan.home, "load"))
+        await self._warm()
+
+    def _start(self, group: asyncio.TaskGroup, names: Iterable[str]) -> None:
+        for name in names:
+            group.create_task(self._children[name].run())
+
+    def _job(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._jobs.append(task)
+        return task
+
+    async def _servers_are_ready(self) -> None:
+        await _together(
+            server.become_ready(alive=self._still_hopeful(server.name)) for server in self._plan.servers
+        )
+
+    async def _show(self, tried: dict[str, list[screen.Answer]]) -> None:
+        # Until the new processes have their pids; they are shown.
+        await asyncio.sleep(0)
+        states = [child.state for child in self._children.values()]
+        screen.show_ready(self._console, self._plan, states, tried)
+
+    def _make_children(self) -> None:
         plan = self._plan
         for server in plan.servers:
             self._children[server.name] = Child(
@@ -139,7 +178,6 @@ class _Up:
                 stop_within=_STOP_WITHIN.get(name, 10.0),
                 changed=self._changed,
             )
-        return list(self._children.values())
 
     def _changed(self, state: State, line: str) -> None:
         self._instance.publish_processes(
@@ -152,14 +190,9 @@ class _Up:
     def _still_hopeful(self, name: str) -> Any:
         return lambda: self._children[name].state.restarts < _GIVE_UP_AFTER
 
-    async def _load_and_warm(self) -> None:
-        if self._plan.loads_example and self._instance.example_loaded:
-            await self._load()
-        await self._warm()
-
-    async def _load(self) -> None:
+    async def _load(self, log: tuple[Path, str] | None = None) -> None:
         argv = [sys.executable, "-m", "holdfast_flights.load"]
-        code = await _job(argv, self._plan.env_for("load", os.environ))
+        code = await _job(argv, self._plan.env_for("load", os.environ), log=log)
         self._instance.example_loaded = code == 0
         if code != 0:
             self._console.print(f"holdfast: loading the example failed (exit {code})")
@@ -171,9 +204,9 @@ class _Up:
         if code != 0:
             self._console.print(f"holdfast: the warm-up failed (exit {code}); see logs/warm.log")
 
-    async def _try(self, paths: Iterable[str]) -> dict[str, list[screen.Answer]]:
+    async def _try(self) -> dict[str, list[screen.Answer]]:
         plan = self._plan
-        paths = list(paths)
+        paths = screen.EXAMPLES if self._plan.loads_example else (screen.API,)
         host, port = screen.gateway_host(plan), plan.gateway.port
         token = await self._token() if plan.gateway.auth == "jwt" else None
         answers = await asyncio.gather(
@@ -201,10 +234,6 @@ class _Up:
         await asyncio.gather(*(self._children[s.name].stop() for s in self._plan.servers))
         if self._exit == 0:
             self._console.print("holdfast: stopped")
-
-
-async def _prepare(servers: list[Server]) -> None:
-    await _together(asyncio.to_thread(server.prepare) for server in servers)
 
 
 async def _together(work: Any) -> None:

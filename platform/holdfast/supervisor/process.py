@@ -29,7 +29,7 @@ from holdfast.listening import bind
 from holdfast.metrics import SupervisorMetrics
 from holdfast.reports import load_reports
 from holdfast.settings import (
-    GatewaySettings,
+    CacheSettings,
     MongoSettings,
     PostgresSettings,
     RedisSettings,
@@ -72,7 +72,7 @@ class Supervisor:
             store=Store(self.redis, redis),
             recorder=self.recorder,
             metrics=self.metrics,
-            default_ttl=GatewaySettings.load().cache_ttl,
+            default_ttl=CacheSettings.load().ttl,
         )
         self.server = SocketServer(self.settings.path, Dispatcher(self.services), self.metrics)
         self._log = structlog.get_logger("supervisor")
