@@ -13,11 +13,19 @@ import os
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from typing import Annotated, Any, ClassVar, Literal, Self, get_origin
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from holdfast.errors import SettingsError
@@ -34,7 +42,7 @@ def parse_list(value: object) -> object:
     if text.startswith("["):
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise ValueError("must be a JSON array of strings, or values separated by commas")
@@ -86,16 +94,17 @@ class _Files(PydanticBaseSettingsSource):
 
 def _read_secret(name: str, path: Path, *, fallback: str | None) -> str | None:
     try:
-        text = path.read_text(encoding="utf-8")
+        # As bytes: reading as text would also change every line break within the value.
+        text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         if fallback is None:
             raise SettingsError(
                 f"{name}_FILE: names a file that does not exist, and {name} is not set"
             ) from None
         return fallback
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SettingsError(f"{name}_FILE: cannot be read ({type(error).__name__})") from None
-    text = text.removesuffix("\n").removesuffix("\r")
+    text = text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
     if not text:
         raise SettingsError(f"{name}_FILE: names an empty file; it must hold the value of {name}")
     return text
@@ -117,6 +126,13 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, _Files(settings_cls)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_empty(cls, value: object, info: ValidationInfo) -> object:
+        if value == "" and get_origin(cls.model_fields[str(info.field_name)].annotation) is not list:
+            raise ValueError("is set and empty; give it a value, or leave it out")
+        return value
 
     @classmethod
     def load(cls) -> Self:
@@ -169,6 +185,8 @@ class PostgresSettings(Settings):
     @model_validator(mode="after")
     def _scheme(self) -> Self:
         _check_scheme("POSTGRES_URL", self.url, ("postgresql", "postgres"))
+        if self.host is not None and set(self.host) & set("/@?# "):
+            raise ValueError("POSTGRES_HOST: must be a host name or an address; a socket goes into POSTGRES_URL")
         return self
 
     @property
@@ -245,7 +263,7 @@ class RedisSettings(Settings):
 
     @model_validator(mode="after")
     def _scheme(self) -> Self:
-        _check_scheme("REDIS_URL", self.url, ("redis", "rediss", "unix"))
+        _check_scheme("REDIS_URL", self.url, ("redis", "rediss"))
         return self
 
     @property
@@ -261,9 +279,10 @@ class RedisSettings(Settings):
         """
         if self.url is None:
             raise SettingsError("REDIS_URL: set it, or start with `holdfast up`")
-        parts = urlsplit(self.url.get_secret_value())
+        text = self.url.get_secret_value()
         if self.username is None and self.password is None:
-            return urlunsplit(parts)
+            return text
+        parts = urlsplit(text)
         bare = parts.netloc.rpartition("@")[2]
         return urlunsplit(parts._replace(netloc=_login(self.username or "", self.password) + bare))
 
@@ -281,17 +300,22 @@ class BrokerSettings(Settings):
         return self
 
     def dsn(self) -> str:
-        """The broker's URL; without BROKER_URL, database 1 of the cache's server.
+        """The broker's URL; without BROKER_URL, database 1 of the cache's server (2 where the cache has 1).
 
         Raises:
             SettingsError: neither BROKER_URL nor REDIS_URL is set.
         """
         if self.url is not None:
             return self.url.get_secret_value()
-        try:
-            return urlunsplit(urlsplit(RedisSettings.load().dsn())._replace(path="/1"))
-        except SettingsError as error:
-            raise SettingsError("BROKER_URL: set it, or REDIS_URL, or use `holdfast up`") from error
+        cache = RedisSettings.load()
+        if not cache.configured:
+            raise SettingsError("BROKER_URL: set it, or REDIS_URL, or use `holdfast up`")
+        parts = urlsplit(cache.dsn())
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        # redis-py lets the option `db` win over the path.
+        taken = options.pop("db", parts.path.strip("/"))
+        query = f"?{urlencode(options)}" if options else ""
+        return f"{parts.scheme}://{parts.netloc}/{2 if taken == '1' else 1}{query}"
 
 
 class JwtSettings(Settings):

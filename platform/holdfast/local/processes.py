@@ -98,6 +98,8 @@ class Child:
         self._stopping = asyncio.Event()
         self._over = asyncio.Event()
         self._begun = False
+        self.spawned = asyncio.Event()
+        """Set once it was started for the first time."""
 
     def __repr__(self) -> str:
         state = self.state
@@ -149,6 +151,7 @@ class Child:
         finally:
             _close(lock)
         pid = self._process.pid
+        self.spawned.set()
         self._set(pid=pid, alive=True, restarts=state.restarts + again, last_exit=state.last_exit)
         self._say(f"is back (pid {pid})" if again else f"started (pid {pid})")
         if self._stopping.is_set():

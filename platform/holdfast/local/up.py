@@ -26,7 +26,7 @@ from holdfast.local.files import open_log
 from holdfast.local.instance import Instance
 from holdfast.local.plan import PROCESSES, STOP_ORDER, Plan, command, make_plan
 from holdfast.local.processes import Child, State
-from holdfast.local.servers import LocalError, Server
+from holdfast.local.servers import LocalError
 from holdfast.local.spawn import die_with_parent
 from holdfast.settings import HomeSettings
 
@@ -41,6 +41,8 @@ _KILLED = 130
 
 def run() -> int:
     """Run until stopped; returns the exit status: 0 stopped, 1 could not start, 130 killed."""
+    # A shell starts background jobs with SIGINT ignored; `kill -INT` must work before the loop runs too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         home = Path(os.path.abspath(HomeSettings.load().home))
         with Instance(home) as instance:
@@ -150,8 +152,9 @@ class _Up:
         )
 
     async def _show(self, tried: dict[str, list[screen.Answer]]) -> None:
-        # Until the new processes have their pids; they are shown.
-        await asyncio.sleep(0)
+        with contextlib.suppress(TimeoutError):
+            spawned = (child.spawned.wait() for child in self._children.values())
+            await asyncio.wait_for(asyncio.gather(*spawned), 2)
         states = [child.state for child in self._children.values()]
         screen.show_ready(self._console, self._plan, states, tried)
 

@@ -1,0 +1,270 @@
+"""HITs of the real gateway beside a bare Granian application: `make bench`.
+
+Everything runs here, on loopback and in a home of its own: embedded servers, the loaded example, the
+supervisor, two gateways (GW_AUTH off and jwt) and the bare application, which answers the same body.
+Each server is pinned to one core and wrk to another; they are measured in turn, round after round, so
+that whatever else this machine does falls on all of them alike. Only ratios within one run mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from holdfast.commands import command
+from holdfast.local.files import open_log, pick_port, secret_file
+from holdfast.local.servers import Mongo, Postgres, Valkey
+from holdfast.local.spawn import die_with_parent
+
+PATH = "/api/v1/analytics/carriers?month=7&origin=JFK"
+CONNECTIONS = 64
+OURS = re.compile(r"(POSTGRES|PG|MONGO|REDIS|BROKER|JWT|GW|SUPERVISOR|FLOWER|HOLDFAST)_|REPORTS$")
+
+
+class BenchError(Exception):
+    """The bench cannot go on, or its figures would mean nothing."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What one run of wrk told; latencies in milliseconds."""
+
+    requests: int
+    per_second: float
+    p50: float
+    p99: float
+
+
+@dataclass
+class Target:
+    """A server to measure."""
+
+    name: str
+    port: int
+    cached: bool
+    token: str = ""
+    shots: list[Shot] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """The one URL that is asked for."""
+        return f"http://127.0.0.1:{self.port}{PATH}"
+
+    def get(self) -> tuple[int, str, bytes]:
+        """Status, X-Cache and body of one request."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+            connection.request("GET", PATH, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.headers.get("X-Cache", ""), answer.read()
+        finally:
+            connection.close()
+
+    def check(self) -> None:
+        """Raise unless it answers 200, and from its cache if it has one."""
+        status, cache, _ = self.get()
+        if status != 200 or (self.cached and cache != "HIT"):
+            raise BenchError(f"{self.name}: expected a HIT, and got {status} {cache or 'without X-Cache'}")
+
+    def wrk(self, core: int, seconds: int) -> list[str]:
+        """The command that measures it."""
+        load = ["-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency"]
+        header = ["-H", f"Authorization: Bearer {self.token}"] if self.token else []
+        return ["taskset", "-c", str(core), "wrk", *load, *header, self.url]
+
+
+def main() -> int:
+    """Measure and print; 0 when every request of every round was answered as it should be."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--seconds", type=int, default=4, help="of each server in each round")
+    given = options.parse_args()
+    try:
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) < 2:
+            raise BenchError("two cores are needed: one for the server, one for wrk")
+        for tool, package in (("wrk", "wrk"), ("taskset", "util-linux")):
+            if shutil.which(tool) is None:
+                raise BenchError(f"{tool} is not here: install it with `apt-get install {package}`")
+        with tempfile.TemporaryDirectory(prefix="hf-bench-") as home:
+            _bench(Path(home), cores[0], cores[1], given.rounds, given.seconds)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _bench(home: Path, server: int, client: int, rounds: int, seconds: int) -> None:
+    with contextlib.ExitStack() as stack:
+        print("bench: starting the servers and loading the example …", flush=True)
+        targets, commands = _start(stack, home, server)
+        for target in targets:
+            target.check()
+            _shoot(target, client, 1)
+        for number in range(1, rounds + 1):
+            for target in targets:
+                target.check()
+                target.shots.append(_shoot(target, client, seconds))
+                target.check()
+            told = ", ".join(f"{t.name} {t.shots[-1].per_second:,.0f}/s" for t in targets)
+            print(f"bench: round {number} of {rounds}: {told}", flush=True)
+    _report(targets, commands, client, seconds)
+
+
+def _start(stack: contextlib.ExitStack, home: Path, core: int) -> tuple[list[Target], dict[str, str]]:
+    """Start everything: the servers to measure, and the commands that they were started with."""
+    inherited = {name: value for name, value in os.environ.items() if not OURS.match(name)}
+    base = {**inherited, "HOLDFAST_HOME": str(home), "SUPERVISOR_PORT": str(pick_port())}
+    postgres, mongo = stack.enter_context(Postgres(home)), stack.enter_context(Mongo(home))
+    valkey = stack.enter_context(Valkey(home))
+    databases = {**base, **postgres.env(), **mongo.env()}
+    loaded = subprocess.run(
+        command("load"), env=databases, cwd=home, capture_output=True, text=True, check=False, timeout=180
+    )
+    if loaded.returncode != 0:
+        raise BenchError(f"loading the example failed: {loaded.stderr.strip()}")
+    run = Runner(stack, home)
+    run("supervisor", command("supervisor"), {**databases, **valkey.env()})
+
+    pinned = ["taskset", "-c", str(core)]
+    commands: dict[str, str] = {}
+    secrets = {"JWT_SECRET_FILE": str(secret_file(home, "jwt_secret"))}
+
+    def serve(name: str, argv: list[str], **settings: str) -> Target:
+        target = Target(name, pick_port(), cached=name != "bare")
+        env = {**base, **valkey.gateway_env(), "GW_PORT": str(target.port), **settings}
+        run(name.replace(" ", "-"), [*pinned, *argv], env)
+        shown = [f"{key}={value}" for key, value in settings.items() if key == "GW_AUTH"]
+        commands[name] = shlex.join([*shown, *pinned, "python", *argv[1:]]).replace(f"{Path.cwd()}/", "")
+        if settings["GW_AUTH"] == "jwt":
+            target.token = _token(base, secrets, home)
+        _until(f"{name} answers", lambda: target.get()[0] == 200)
+        return target
+
+    gateway = serve("gateway", command("gateway"), GW_AUTH="off")
+    guarded = serve("gateway with jwt", command("gateway"), GW_AUTH="jwt", **secrets)
+    _until("a HIT", lambda: gateway.get()[1] == guarded.get()[1] == "HIT")
+    body = home / "body.json"
+    body.write_bytes(gateway.get()[2])
+    here = str(Path(__file__).with_name("bare.py"))
+    bare = serve("bare", [sys.executable, here], GW_AUTH="off", BENCH_BODY=str(body))
+    print(f"bench: {PATH} is {body.stat().st_size:,} bytes", flush=True)
+    return [bare, gateway, guarded], commands
+
+
+def _token(base: Mapping[str, str], secrets: Mapping[str, str], home: Path) -> str:
+    issued = subprocess.run(
+        command("token"), env={**base, **secrets}, cwd=home, capture_output=True, text=True, check=True
+    )
+    return issued.stdout.strip()
+
+
+class Runner:
+    """Starts processes that the stack ends."""
+
+    def __init__(self, stack: contextlib.ExitStack, home: Path) -> None:
+        self._stack = stack
+        self._home = home
+
+    def __call__(self, name: str, argv: list[str], env: Mapping[str, str]) -> None:
+        """Start one, with its output in a log; it ends with the stack, or with this process."""
+        self._stack.enter_context(self._running(name, argv, env))
+
+    @contextlib.contextmanager
+    def _running(self, name: str, argv: list[str], env: Mapping[str, str]) -> Iterator[None]:
+        with open_log(self._home, name) as log:
+            process = subprocess.Popen(
+                [*die_with_parent(signal.SIGTERM), *argv],
+                env=dict(env),
+                cwd=self._home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _until(what: str, condition: Callable[[], bool], within: float = 60.0) -> None:
+    deadline = time.monotonic() + within
+    while True:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if condition():
+                return
+        if time.monotonic() > deadline:
+            raise BenchError(f"waited {within:g} s, and not yet: {what}")
+        time.sleep(0.1)
+
+
+def _shoot(target: Target, core: int, seconds: int) -> Shot:
+    ran = subprocess.run(target.wrk(core, seconds), capture_output=True, text=True, check=False)
+    if ran.returncode != 0:
+        raise BenchError(f"wrk failed: {ran.stderr.strip()}")
+    for wrong in ("Non-2xx", "Socket errors"):
+        if line := next((line for line in ran.stdout.splitlines() if wrong in line), ""):
+            raise BenchError(f"{target.name}: {line.strip()}")
+    return parse(ran.stdout)
+
+
+def parse(text: str) -> Shot:
+    """The figures in what `wrk --latency` prints."""
+    requests = re.search(r"(\d+) requests in", text)
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
+    latencies = {
+        int(percent): float(value) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[unit]
+        for percent, value, unit in re.findall(r"^\s+(\d+)%\s+([\d.]+)(us|ms|s)$", text, re.MULTILINE)
+    }
+    if requests is None or rate is None or not latencies.keys() >= {50, 99}:
+        raise BenchError(f"wrk printed something unexpected:\n{text}")
+    return Shot(int(requests[1]), float(rate[1]), latencies[50], latencies[99])
+
+
+def _report(targets: list[Target], commands: Mapping[str, str], core: int, seconds: int) -> None:
+    bare = targets[0]
+    print(
+        f"\n{'':18} {'requests/s':>11} {'lowest':>9} {'highest':>9} {'p50 ms':>8} {'p99 ms':>8} {'of bare':>8}"
+    )
+    for target in targets:
+        rates = [shot.per_second for shot in target.shots]
+        # Paired by round, so that a slow moment of the machine is on both sides.
+        share = median(rate / other.per_second for rate, other in zip(rates, bare.shots, strict=True))
+        print(
+            f"{target.name:18} {median(rates):11,.0f} {min(rates):9,.0f} {max(rates):9,.0f}"
+            f" {median(s.p50 for s in target.shots):8.2f} {median(s.p99 for s in target.shots):8.2f}"
+            f" {share:8.3f}"
+        )
+    total = sum(shot.requests for target in targets for shot in target.shots)
+    print(f"\nMedians of {len(bare.shots)} rounds; {total:,} requests, every one answered 2xx.\n")
+    for target in targets:
+        wrk = shlex.join(
+            part.replace(target.token, "$TOKEN") if target.token else part
+            for part in target.wrk(core, seconds)
+        )
+        print(f"{target.name}:\n  {commands[target.name]}\n  {wrk}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,481 @@
+"""One contract for the three links, on real servers that are killed, stopped and brought back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import psutil
+import pytest
+from beanie import Document
+from sqlalchemy import func, select
+from tests.conftest import eventually, free_port
+from tests.integration.processes import Background, took
+
+from holdfast.backoff import Schedule
+from holdfast.errors import AuthenticationFailed, HoldfastError, LinkDown, PoolExhausted
+from holdfast.links.link import Link, LinkState, Phase
+from holdfast.links.mongo import MongoAdapter
+from holdfast.links.postgres import PostgresAdapter
+from holdfast.links.redis import RedisAdapter, translated
+from holdfast.local.mongo import ADMIN
+from holdfast.local.servers import Mongo, Postgres, Server, Valkey
+from holdfast.settings import MongoSettings, PostgresSettings, RedisSettings
+
+APPLICATION = "holdfast-supervisor"
+
+
+class Sleeper(Document):
+    """A document that a slow pipeline can be run over."""
+
+    class Settings:
+        name = "link_sleepers"
+
+
+async def _slow_postgres(adapter: PostgresAdapter, seconds: float) -> None:
+    await adapter.select(select(func.pg_sleep(seconds)))
+
+
+async def _slow_mongo(adapter: MongoAdapter, seconds: float) -> None:
+    wait = {"body": "function(ms) { sleep(ms); return true }", "args": [seconds * 1000], "lang": "js"}
+    await adapter.aggregate(Sleeper, [{"$match": {"$expr": {"$function": wait}}}], seconds=30)
+
+
+async def _slow_redis(adapter: RedisAdapter, seconds: float) -> None:
+    with translated():
+        await cast("Awaitable[Any]", adapter.client.blpop(["holdfast:nothing"], timeout=seconds))
+
+
+async def _seen_by_postgres(server: Server) -> int:
+    connection = await cast("Postgres", server).connect()
+    try:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
+        return int(await connection.fetchval(query, APPLICATION))
+    finally:
+        await connection.close()
+
+
+async def _seen_by_mongo(server: Server) -> int:
+    # A connection that runs nothing shows up here too, once it said hello; monitors name no effective user.
+    stage = {"$currentOp": {"allUsers": True, "idleConnections": True}}
+    async with cast("Mongo", server).client(ADMIN) as admin:
+        operations = await (await admin.admin.aggregate([stage])).to_list()
+    return sum(1 for o in operations if o.get("appName") == APPLICATION and o.get("effectiveUsers"))
+
+
+async def _seen_by_redis(server: Server) -> int:
+    # The users of the ACL may not ask for the client list, so the kernel is asked.
+    port = cast("Valkey", server).port
+    return sum(1 for c in psutil.Process().net_connections("tcp") if c.raddr and c.raddr.port == port)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a test has to know of one of the three."""
+
+    name: str
+    server: type[Server]
+    address: Callable[[int], dict[str, str]]
+    """The settings that name another port."""
+    password: str
+    adapter: Callable[[], Any]
+    slow: Callable[[Any, float], Awaitable[None]]
+    seen: Callable[[Server], Awaitable[int]]
+    few: int
+    """How many queries can run at once, with the settings of `settings`."""
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+KINDS = [
+    Kind(
+        name="postgres",
+        server=Postgres,
+        address=lambda port: {"POSTGRES_PORT": str(port)},
+        password="POSTGRES_PASSWORD_FILE",
+        adapter=lambda: PostgresAdapter(PostgresSettings.load),
+        slow=_slow_postgres,
+        seen=_seen_by_postgres,
+        few=3,
+        settings={"PG_POOL_MAX": "4", "PG_CONN_TIMEOUT": "1000"},
+    ),
+    Kind(
+        name="mongo",
+        server=Mongo,
+        address=lambda port: {"MONGO_URL": f"mongodb://127.0.0.1:{port}/?directConnection=true"},
+        password="MONGO_PASSWORD_FILE",
+        adapter=lambda: MongoAdapter(MongoSettings.load, [Sleeper]),
+        slow=_slow_mongo,
+        seen=_seen_by_mongo,
+        few=4,
+        settings={"MONGO_MAX_POOL": "4", "MONGO_MIN_POOL": "0", "MONGO_SRV_SELECT_TIMEOUT": "1000"},
+    ),
+    Kind(
+        name="redis",
+        server=Valkey,
+        address=lambda port: {"REDIS_URL": f"redis://127.0.0.1:{port}/0"},
+        password="REDIS_PASSWORD_FILE",
+        adapter=lambda: RedisAdapter(RedisSettings.load, max_connections=4),
+        slow=_slow_redis,
+        seen=_seen_by_redis,
+        few=4,
+    ),
+]
+
+
+class Fixture:
+    """A link that runs, with all that its state has ever been."""
+
+    def __init__(self, kind: Kind, background: Background) -> None:
+        self.kind = kind
+        self.background = background
+        self.phases: list[Phase] = []
+        self.adapter = kind.adapter()
+        self.link = Link(self.adapter, Schedule(base=1, cap=10), on_change=self._note)
+
+    def _note(self, _: str, state: LinkState) -> None:
+        self.phases.append(state.phase)
+
+    @contextmanager
+    def running(self) -> Iterator[Fixture]:
+        """Let the link live."""
+        life = self.background.start(self.link.run())
+        try:
+            yield self
+            assert not life.done(), f"the link ended: {life.exception()!r}"
+        finally:
+            life.cancel()
+            eventually("the link's connections to be closed", lambda: self.adapter.pool().size == 0)
+
+    def come_up(self, within: float = 15.0) -> None:
+        """Wait until it is up."""
+        eventually(f"{self.link!r} to be up", lambda: self.link.up, within=within, every=0.01)
+
+    async def use(self, seconds: float) -> None:
+        """Pass through the link for a query that takes so long."""
+        async with self.link.use():
+            await self.kind.slow(self.adapter, seconds)
+
+    def start(self, seconds: float) -> Future[None]:
+        """Begin such a query."""
+        return self.background.start(self.use(seconds))
+
+    def run(self, seconds: float = 0.01) -> None:
+        """Do such a query."""
+        self.background.run(self.use(seconds))
+
+    def seen(self, server: Server) -> int:
+        """How many of our connections the server has."""
+        return self.background.run(cast("Any", self.kind.seen(server)))
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.name, scope="module")
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Each of the three in turn."""
+    found: Kind = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def own(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that these tests may kill."""
+    server = kind.server(tmp_path_factory.mktemp(kind.name))
+    with server:
+        if isinstance(server, Mongo):
+            asyncio.run(_insert(server))
+        yield server
+        if server.pid is not None:
+            os.kill(server.pid, signal.SIGCONT)
+        server.kill()
+
+
+async def _insert(server: Mongo) -> None:
+    async with server.client() as client:
+        await client["holdfast"]["link_sleepers"].insert_one({})
+
+
+@pytest.fixture
+def server(own: Server) -> Server:
+    """That server, running again if the last test has killed it."""
+    if own.pid is not None:
+        os.kill(own.pid, signal.SIGCONT)
+    return own.start()
+
+
+@pytest.fixture
+def background() -> Iterator[Background]:
+    """The loop that the link lives in."""
+    with Background() as running:
+        yield running
+
+
+@pytest.fixture
+def link(
+    kind: Kind, server: Server, background: Background, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Fixture]:
+    """A link to that server, up."""
+    for name, value in {**server.env(), **kind.settings}.items():
+        monkeypatch.setenv(name, value)
+    with Fixture(kind, background).running() as running:
+        running.come_up()
+        yield running
+
+
+def test_it_is_up_only_after_a_real_query(
+    kind: Kind, server: Server, background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that accepts connections but answers no query is never called up; one that answers is."""
+    with _silence() as port:
+        for name, value in {**server.env(), **kind.settings, **kind.address(port)}.items():
+            monkeypatch.setenv(name, value)
+        with Fixture(kind, background).running() as made:
+            eventually("a failed attempt", lambda: made.link.state.failures)
+            assert Phase.UP not in made.phases
+            for name, value in {**server.env(), **kind.settings}.items():
+                monkeypatch.setenv(name, value)
+            made.come_up()
+            made.run()
+            assert made.link.state.generation == 1
+
+
+@contextmanager
+def _silence() -> Iterator[int]:
+    """A port where connections are accepted and nothing is ever said."""
+    accepted = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            while True:
+                try:
+                    accepted.append(listener.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(5)
+            for connection in accepted:
+                connection.close()
+
+
+def test_it_lives_without_a_server(
+    kind: Kind, server: Server, background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With nothing at its address a link goes on trying, and says when it tries next."""
+    for name, value in {**server.env(), **kind.settings, **kind.address(free_port())}.items():
+        monkeypatch.setenv(name, value)
+    with Fixture(kind, background).running() as made:
+        eventually("two failed attempts", lambda: made.link.state.failures >= 2)
+        state = eventually("a time of the next attempt", lambda: _waiting(made.link))
+        assert state.phase is Phase.BACKING_OFF
+        assert 0 < cast("float", state.next_retry_at) - time.time() <= 10
+        assert state.last_error
+
+
+def _waiting(link: Link) -> LinkState | None:
+    state = link.state
+    return state if state.next_retry_at is not None and state.next_retry_at > time.time() else None
+
+
+def test_a_kill_is_seen_and_callers_fail_at_once(link: Fixture, server: Server) -> None:
+    """After kill -9 a link is up for 3 s at the most; from then on use() fails within 50 ms, with a time to
+    come back."""
+    under_way = link.start(20)
+    eventually("the query to run", lambda: link.adapter.pool().in_use >= 1)
+    server.kill()
+    killed = time.monotonic()
+    eventually("the link to leave up", lambda: not link.link.up, within=3, every=0.01)
+    with pytest.raises(HoldfastError) as lost:
+        under_way.result(max(0.1, 3 - took(killed)))
+    assert lost.value.retryable, f"a query that was under way failed for good: {lost.value!r}"
+    times = []
+    for _ in range(11):
+        began = time.monotonic()
+        with pytest.raises(LinkDown) as refused:
+            link.run()
+        times.append(took(began))
+    assert median(times) < 0.05, times
+    assert refused.value.retryable
+    assert 0 <= refused.value.details["retry_in"] <= 10
+
+
+def test_it_comes_back_by_itself(link: Fixture, server: Server) -> None:
+    """A killed server that is started again is used within 10 s, as the next generation, without leaks."""
+    before = link.link.state.generation
+    server.kill()
+    eventually("the link to leave up", lambda: not link.link.up, within=3)
+    eventually("a failed attempt", lambda: link.link.state.failures)
+    server.start()
+    link.come_up(within=10)
+    assert link.link.state.generation == before + 1
+    assert link.link.state.failures == 0
+    link.run()
+    pool = link.adapter.pool()
+    assert link.seen(server) == pool.size <= pool.max
+
+
+def test_a_stopped_server_is_seen(link: Fixture, server: Server) -> None:
+    """A server that hangs (SIGSTOP) is not up within 4 s, is tried again, and is back within 10 s."""
+    pid = cast("int", server.pid)
+    under_way = [link.start(0.5) for _ in range(link.kind.few)]
+    eventually("queries to run", lambda: link.adapter.pool().in_use >= link.kind.few, every=0.005)
+    stopped = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    for each in stopped:
+        os.kill(each, signal.SIGSTOP)
+    try:
+        eventually("the link to leave up", lambda: not link.link.up, within=4, every=0.01)
+        eventually("a new attempt to fail", lambda: link.link.state.failures)
+        for query in under_way:
+            with pytest.raises(HoldfastError) as lost:
+                query.result(2)
+            assert lost.value.retryable, repr(lost.value)
+    finally:
+        for each in stopped:
+            os.kill(each, signal.SIGCONT)
+    link.come_up(within=10)
+    link.run()
+    pool = link.adapter.pool()
+    eventually("the old connections to be gone", lambda: link.seen(server) == link.adapter.pool().size)
+    assert pool.size <= pool.max
+
+
+def test_a_corrected_password_is_used_without_a_restart(
+    kind: Kind, server: Server, background: Background, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A wrong password is told as such; once its file is corrected, the running link comes up."""
+    settings = {**server.env(), **kind.settings}
+    right = Path(settings[kind.password]).read_text()
+    secret = tmp_path / "password"
+    secret.write_text("wrong-and-secret")
+    for name, value in {**settings, kind.password: str(secret)}.items():
+        monkeypatch.setenv(name, value)
+    with Fixture(kind, background).running() as made:
+        eventually("a refused attempt", lambda: made.link.state.failures)
+        with pytest.raises(AuthenticationFailed):
+            background.run(made.kind.adapter().open())
+        assert "refused the user" in cast("str", made.link.state.last_error)
+        assert "wrong-and-secret" not in cast("str", made.link.state.last_error)
+        secret.write_text(right)
+        made.come_up(within=10)
+        made.run()
+
+
+def test_the_pool_tells_the_truth(link: Fixture, server: Server) -> None:
+    """size, in_use and max are what the server sees, and no load takes them above the setting."""
+    few = link.kind.few
+    queries = [link.start(0.4) for _ in range(few)]
+    eventually("all of them to run", lambda: link.adapter.pool().in_use == few, every=0.005)
+    pool = link.adapter.pool()
+    assert pool.size <= pool.max == 4
+    assert f"in_use={few}" in repr(link.link)
+    assert link.seen(server) == pool.size
+    for query in queries:
+        query.result(10)
+    assert link.adapter.pool().in_use == 0
+    many = [link.start(0.02) for _ in range(40)]
+    highest = 0
+    while not all(query.done() for query in many):
+        highest = max(highest, link.seen(server))
+    for query in many:
+        query.result(10)
+    assert 1 <= highest <= 4
+    assert link.seen(server) == link.adapter.pool().size
+
+
+def test_who_finds_the_pool_exhausted_waits_and_is_told(link: Fixture) -> None:
+    """Uses beyond the pool wait for their turn; those that wait too long get PoolExhausted, at about the
+    time that the setting says, and the link stays up."""
+    few = link.kind.few
+    for query in [link.start(0.1) for _ in range(3 * few)]:
+        query.result(10)
+    holding = [link.start(0.9 if link.kind.name == "redis" else 3) for _ in range(few)]
+    eventually("a full pool", lambda: link.adapter.pool().in_use == few, every=0.005)
+    allowed = {"postgres": 1.0, "mongo": 2.0, "redis": 1.0}[link.kind.name]
+    if link.kind.name == "redis":
+        # Redis' own limit for an answer is no longer than that for a connection, so the pool is kept
+        # full by queries that take over from each other.
+        holding += [link.start(0.9) for _ in range(4 * few)]
+    began = time.monotonic()
+    with pytest.raises(PoolExhausted) as told:
+        link.run()
+    assert took(began) < allowed + 0.5
+    assert told.value.retryable
+    assert link.link.up
+    for query in holding:
+        query.exception(10)
+    link.run()
+
+
+def test_a_busy_pool_is_no_dead_server(link: Fixture) -> None:
+    """While slow queries hold every connection for longer than the probes wait, the link stays up."""
+    generation = link.link.state.generation
+    until = time.monotonic() + 3.5
+
+    async def again_and_again() -> None:
+        while time.monotonic() < until:
+            try:
+                await link.use(0.8)
+            except PoolExhausted:
+                continue
+
+    busy = [link.background.start(again_and_again()) for _ in range(5 * link.kind.few)]
+    for work in busy:
+        work.result(15)
+    assert link.link.up
+    assert link.link.state.generation == generation
+    assert set(link.phases) <= {Phase.CONNECTING, Phase.UP}
+
+
+def test_a_cancelled_query_leaks_no_connection(link: Fixture, server: Server) -> None:
+    """Queries cancelled at any moment give their connections back, and the pool keeps its whole size."""
+    few = link.kind.few
+
+    async def cancelled(delay: float) -> None:
+        query = asyncio.create_task(link.use(5))
+        await asyncio.sleep(delay)
+        query.cancel()
+        await asyncio.wait([query])
+
+    async def many() -> None:
+        for batch in range(5):
+            await asyncio.gather(*(cancelled(n * 0.004 + batch * 0.001) for n in range(8)))
+
+    link.background.run(many())
+    eventually("no connection in use", lambda: link.adapter.pool().in_use == 0)
+    full = [link.start(0.4) for _ in range(few)]
+    eventually("the whole pool", lambda: link.adapter.pool().in_use == few, every=0.005)
+    assert link.seen(server) == link.adapter.pool().size <= link.adapter.pool().max
+    for query in full:
+        query.result(10)
+    assert link.link.up
+
+
+def test_idle_postgres_connections_are_closed(
+    postgres: Postgres, background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After PG_POOL_IDLE the server has no connection left but the one of the probes, and more on demand."""
+    kind = KINDS[0]
+    for name, value in {**postgres.env(), **kind.settings, "PG_POOL_IDLE": "500"}.items():
+        monkeypatch.setenv(name, value)
+    with Fixture(kind, background).running() as made:
+        made.come_up()
+        for _ in range(2):
+            for query in [made.start(0.1) for _ in range(3)]:
+                query.result(10)
+            assert made.seen(postgres) == 4
+            eventually("the idle ones to be closed", lambda: made.seen(postgres) == 1, within=4)
+            assert made.adapter.pool().size == 1
