@@ -46,14 +46,14 @@ class Authenticator:
             return known[0]
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token or len(token) > _LONGEST:
-            raise _unauthorized("A bearer token is required.", "invalid_request")
+            raise _unauthorized("A bearer token is required.", "")
         try:
             claims = verify(token.strip(), self._settings)
         except InvalidToken as error:
             raise _unauthorized(f"{str(error).capitalize()}.", "invalid_token") from None
         if len(self._verified) >= _REMEMBERED:
             self._verified.clear()
-        self._verified[authorization] = (claims, float(claims["exp"]))
+        self._verified[authorization] = (claims, int(claims["exp"]))
         return claims
 
     def require(self, claims: Claims, scope: str) -> None:

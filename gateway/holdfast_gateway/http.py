@@ -6,6 +6,7 @@ RFC 9457 (problem+json).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
@@ -60,7 +61,7 @@ def unavailable(
     detail: str, retry_after: float, *, status: int = 503, title: str = "Service Unavailable"
 ) -> Problem:
     """A problem that passes, with the whole seconds after which to try again."""
-    return Problem(status, title, detail, headers=[("retry-after", str(max(1, round(retry_after))))])
+    return Problem(status, title, detail, headers=[("retry-after", str(max(1, math.ceil(retry_after))))])
 
 
 class Encodings:
@@ -96,6 +97,8 @@ def _choose(accept: str) -> Encoding:
         weights[name.strip()] = weight
     fallback = weights.get("*", 0.0)
     zstd, gzip = weights.get("zstd", fallback), weights.get("gzip", fallback)
+    if weights.get("identity", 0.0) > max(zstd, gzip):
+        return ""
     if zstd > 0 and zstd >= gzip:
         return "zstd"
     return "gzip" if gzip > 0 else ""
@@ -170,9 +173,12 @@ def matches(if_none_match: str | None, etag: str) -> bool:
 
 def cors(origin: str | None, allowed: frozenset[str]) -> Headers:
     """The headers that let a page of that origin read the answer, where it may."""
+    # Also without an Origin: a shared cache must not hand that answer to a page (Fetch, CORS and caches).
+    vary = ("vary", "origin")
     if origin is None or origin not in allowed:
-        return []
+        return [vary]
     return [
+        vary,
         ("access-control-allow-origin", origin),
         ("access-control-expose-headers", "age, cache-status, etag, retry-after, x-cache"),
     ]

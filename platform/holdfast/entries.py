@@ -163,7 +163,7 @@ def unpack(key: str, stored: bytes | None) -> Entry | Unusable:
     try:
         times = Times(*_TIMES.unpack_from(payload))
         rest = msgspec.msgpack.decode(payload[_TIMES.size :], type=_Rest)
-    except (struct.error, msgspec.MsgspecError):
+    except (struct.error, msgspec.MsgspecError, ValueError, RecursionError):
         return Unusable.CORRUPT
     if rest.key != key:
         return Unusable.FOREIGN

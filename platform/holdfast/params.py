@@ -7,13 +7,22 @@ then parse a query by the same rules and write it in the same canonical form, so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import parse_qsl, quote
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
 
 from holdfast.errors import InvalidParams, ReportError
 
@@ -56,10 +65,10 @@ class ParamSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     type: ParamType
     description: str = ""
     enum: tuple[int | float | str, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
-    exclusiveMinimum: float | None = None  # noqa: N815 - JSON Schema's own spelling
-    exclusiveMaximum: float | None = None  # noqa: N815
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    exclusiveMinimum: int | float | None = None  # noqa: N815 - JSON Schema's own spelling
+    exclusiveMaximum: int | float | None = None  # noqa: N815
     pattern: str | None = None
     minLength: int | None = None  # noqa: N815
     maxLength: int | None = None  # noqa: N815
@@ -79,7 +88,9 @@ def specs_of(model: type[BaseModel]) -> tuple[ParamSpec, ...]:
     specs = []
     for name, raw in sorted(schema.get("properties", {}).items()):
         described = _one_type(model, name, raw, schema.get("$defs", {}))
-        claim = next((m.name for m in model.model_fields[name].metadata if isinstance(m, Claim)), None)
+        field = model.model_fields[name]
+        marks = [*field.metadata, *_within(field.annotation)]
+        claim = next((mark.name for mark in marks if isinstance(mark, Claim)), None)
         known = {k: v for k, v in described.items() if k in ParamSpec.__struct_fields__}
         spec = {**known, "name": name, "required": name in required, "claim": claim}
         if not spec.get("description"):
@@ -90,28 +101,49 @@ def specs_of(model: type[BaseModel]) -> tuple[ParamSpec, ...]:
     return tuple(specs)
 
 
+def _within(annotation: Any) -> Iterator[Any]:
+    """What is annotated inside a type: `Annotated[str, Claim("tenant")] | None` binds a claim too."""
+    for inner in get_args(annotation):
+        yield from (getattr(inner, "__metadata__", ()) if get_origin(inner) is Annotated else ())
+        yield from _within(inner)
+
+
 def _one_type(
     model: type[BaseModel], name: str, raw: Mapping[str, Any], defs: Mapping[str, Any]
 ) -> dict[str, Any]:
+    if name not in model.model_fields:
+        raise ReportError(f"{model.__module__}.{model.__qualname__}: the alias {name!r} is not supported")
     choices = [c for c in raw.get("anyOf", [raw]) if c.get("type") != "null"]
     choice = dict(choices[0])
     if "$ref" in choice:
         choice = dict(defs[choice["$ref"].rpartition("/")[2]])
     if "const" in choice:
         choice["enum"] = [choice["const"]]
-    if choice.get("format") == "date":
-        choice["type"] = "date"
-    if len(choices) != 1 or choice.get("type") not in _PYTHON:
+    # A format is a type that JSON has not: only that of a date is known here.
+    kind = choice.get("format", choice.get("type"))
+    if len(choices) != 1 or kind not in _PYTHON or (kind == "boolean" and "enum" in choice):
         raise ReportError(
             f"{model.__module__}.{model.__qualname__}.{name}: a parameter is an int, float, str, bool, "
-            "date or a Literal of these, or None"
+            "date or a Literal of int or str, or None"
         )
+    choice["type"] = kind
     return choice
 
 
 def _plain_text(value: object) -> object:
     if isinstance(value, str) and not value.isprintable():
         raise ValueError("must be printable text")
+    return value
+
+
+def _portable(value: Scalar) -> Scalar:
+    """What msgpack, JSON and a URL all carry; -0.0 is 0.0, so that equal values have one key."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("must be an integer of 64 bits")
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return value + 0.0
     return value
 
 
@@ -132,7 +164,7 @@ def model_of(report: str, specs: Sequence[ParamSpec]) -> type[Params]:
             "max_length": spec.maxLength or (MAX_TEXT if kind is str else None),
         }
         limits: Any = Field(**{name: bound for name, bound in bounds.items() if bound is not None})
-        annotation = Annotated[kind, limits, BeforeValidator(_plain_text)]
+        annotation = Annotated[kind, limits, BeforeValidator(_plain_text), AfterValidator(_portable)]
         default = ... if spec.required else spec.default
         optional = annotation | None if default is None else annotation
         fields[spec.name] = (optional, default)
@@ -172,7 +204,7 @@ class ParamReader:
         given: dict[str, Any] = {}
         for name, value in pairs:
             if name in given:
-                problems.append({"name": name, "reason": "is given twice"})
+                problems.append({"name": printable(name), "reason": "is given twice"})
             if name in self.claims:
                 problems.append({"name": name, "reason": "is set by the token, not by the query"})
             given[name] = value
@@ -192,11 +224,16 @@ class ParamReader:
         try:
             values = self._model.model_validate(dict(given))
         except ValidationError as error:
-            raise _invalid(self._problem(e) for e in error.errors()) from None
+            raise self.refusal(error) from None
         return {name: plain(getattr(values, name)) for name in sorted(self.specs)}
 
+    def refusal(self, error: ValidationError) -> InvalidParams:
+        """What pydantic found wrong, by the names of the parameters."""
+        return _invalid(self._problem(e) for e in error.errors())
+
     def _problem(self, error: Any) -> dict[str, str]:
-        name = printable(str(error["loc"][0]))
+        # A rule over several parameters has no place.
+        name = printable(str(error["loc"][0])) if error["loc"] else "parameters"
         if error["type"] == "extra_forbidden":
             known = ", ".join(n for n in self.specs if n not in self.claims) or "none"
             return {"name": name, "reason": f"is unknown; this report has: {known}"}
@@ -208,7 +245,7 @@ class ParamReader:
     def url(self, params: Mapping[str, Scalar]) -> str:
         """The canonical URL: parameters sorted by name, defaults left out, values in canonical form."""
         parts = [
-            f"{name}={quote(canonical(value), safe='')}"
+            f"{quote(name, safe='')}={quote(canonical(value), safe='')}"
             for name, value in sorted(params.items())
             if value is not None and value != self.specs[name].default
         ]

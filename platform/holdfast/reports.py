@@ -18,8 +18,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
+from pydantic import ValidationError
 
-from holdfast.errors import ReportError, UnknownQuery, UnknownReport
+from holdfast.errors import InvalidParams, ReportError, UnknownQuery, UnknownReport
 from holdfast.params import Claim, ParamReader, Params, ParamSpec, Scalar, specs_of
 
 if TYPE_CHECKING:
@@ -137,7 +138,10 @@ class Report:
             tags=tuple(tags),
         )
         self.reader = ParamReader(name, self.spec.params)
-        self.warm = tuple(self.reader.parse(variant) for variant in warm)
+        try:
+            self.warm = tuple(self.reader.parse(variant) for variant in warm)
+        except InvalidParams as error:
+            raise ReportError(f"report {name!r}: a warm variant is wrong: {error}") from error
         self.queries: dict[str, Query] = {}
         self._compute: Callable[..., Sequence[Row]] | None = None
 
@@ -179,7 +183,12 @@ class Report:
         Raises:
             InvalidParams: names each wrong parameter.
         """
-        return self.params.model_validate(self.reader.parse(params))
+        values = self.reader.parse(params)
+        try:
+            return self.params.model_validate(values)
+        except ValidationError as error:
+            # A rule of the model's own (a validator, a bound of a date) that a ParamSpec cannot say.
+            raise self.reader.refusal(error) from None
 
     def rows(self, params: Mapping[str, Scalar], data: Mapping[str, list[Row]]) -> list[Row]:
         """The report's rows, from its queries' rows by query name."""
@@ -270,5 +279,7 @@ def _walk(name: str) -> Iterator[ModuleType]:
         yield module
         for info in pkgutil.iter_modules(getattr(module, "__path__", []), f"{name}."):
             yield from _walk(info.name)
-    except ImportError as error:
-        raise ReportError(f"REPORTS: cannot import {error.name or name!r}: {error}") from error
+    except ReportError:
+        raise
+    except Exception as error:
+        raise ReportError(f"REPORTS: cannot import {name!r}: {type(error).__name__}: {error}") from error

@@ -53,7 +53,9 @@ def parse_list(value: object) -> object:
 
 
 StringList = Annotated[list[str], NoDecode, BeforeValidator(parse_list)]
-Milliseconds = Annotated[int, Field(gt=0, description="milliseconds")]
+# At most what 32 bits hold: PostgreSQL takes no longer time-out, and Redis no later moment than 2**63 ms.
+Milliseconds = Annotated[int, Field(gt=0, lt=2**31, description="milliseconds")]
+Seconds = Annotated[int, Field(gt=0, lt=2**31, description="seconds")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -85,7 +87,9 @@ class _Files(PydanticBaseSettingsSource):
         for field in self.settings_cls.model_fields.values():
             name = str(field.alias)
             value = variables.get(name)
-            if name in secret and (path := variables.get(f"{name}_FILE")):
+            if name in secret and (path := variables.get(f"{name}_FILE")) is not None:
+                if not path:
+                    raise SettingsError(f"{name}_FILE: is set and empty; give it a path, or leave it out")
                 value = _read_secret(name, Path(path), fallback=value)
             if value is not None:
                 found[name] = value
@@ -186,7 +190,7 @@ class PostgresSettings(Settings):
     def _scheme(self) -> Self:
         _check_scheme("POSTGRES_URL", self.url, ("postgresql", "postgres"))
         if self.host is not None and set(self.host) & set("/@?# "):
-            raise ValueError("POSTGRES_HOST: must be a host name or an address; a socket goes into POSTGRES_URL")
+            raise ValueError("POSTGRES_HOST: must be a host name or an IP address")
         return self
 
     @property
@@ -218,7 +222,7 @@ class MongoSettings(Settings):
     user: str | None = Field(None, alias="MONGO_USER")
     password: SecretStr | None = Field(None, alias="MONGO_PASSWORD")
     db: str = Field("holdfast", alias="MONGO_DB")
-    max_pool: int = Field(50, alias="MONGO_MAX_POOL", ge=1, le=1000)
+    max_pool: int = Field(50, alias="MONGO_MAX_POOL", ge=2, le=1000)
     min_pool: int = Field(5, alias="MONGO_MIN_POOL", ge=0, le=1000)
     selection_timeout: Milliseconds = Field(10_000, alias="MONGO_SRV_SELECT_TIMEOUT")
 
@@ -327,14 +331,14 @@ class JwtSettings(Settings):
     refresh_secret: SecretStr | None = Field(None, alias="JWT_REFRESH_SECRET", min_length=32)
     issuer: str = Field("holdfast", alias="JWT_ISSUER", min_length=1)
     audience: str = Field("holdfast", alias="JWT_AUDIENCE", min_length=1)
-    access_ttl: int = Field(900, alias="JWT_ACCESS_TTL", gt=0)
-    refresh_ttl: int = Field(30 * 86_400, alias="JWT_REFRESH_TTL", gt=0)
+    access_ttl: Seconds = Field(900, alias="JWT_ACCESS_TTL")
+    refresh_ttl: Seconds = Field(30 * 86_400, alias="JWT_REFRESH_TTL")
 
 
 class CacheSettings(Settings):
     """How long a result is fresh, in seconds, where its report does not say."""
 
-    ttl: int = Field(30, alias="GW_CACHE_TTL", gt=0)
+    ttl: Seconds = Field(30, alias="GW_CACHE_TTL")
 
 
 class GatewaySettings(Settings):
@@ -428,12 +432,14 @@ def is_loopback(host: str) -> bool:
 def _check_scheme(name: str, url: SecretStr | None, schemes: tuple[str, ...]) -> None:
     if url is None:
         return
+    text = url.get_secret_value()
+    # urlsplit would pass over white space that the drivers do not accept.
+    valid = text.startswith(tuple(f"{scheme}://" for scheme in schemes)) and text.split() == [text]
     try:
-        parts = urlsplit(url.get_secret_value())
-        valid = parts.scheme in schemes and (parts.port is None or parts.port > 0)
+        valid = valid and urlsplit(text).port != 0
     except ValueError:
         # A MongoDB URL may name several hosts, each with a port, which urlsplit does not know.
-        valid = url.get_secret_value().startswith(tuple(f"{s}://" for s in schemes if "mongo" in s))
+        valid = valid and "mongodb" in schemes
     if not valid:
         raise ValueError(f"{name}: must be a URL that starts with {schemes[0]}://")
 

@@ -43,7 +43,8 @@ def issue(
     if taken := _RESERVED & set(claims or {}):
         raise SettingsError(f"the claim {sorted(taken)[0]} cannot be given: it is set here")
     now = int(time.time())
-    lifetime = ttl or (settings.refresh_ttl if refresh else settings.access_ttl)
+    usual = settings.refresh_ttl if refresh else settings.access_ttl
+    lifetime = usual if ttl is None else ttl
     payload = {
         **(claims or {}),
         "iss": settings.issuer,

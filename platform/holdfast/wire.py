@@ -61,7 +61,7 @@ def encode(frame: Frame) -> bytes:
     """
     try:
         payload = msgspec.msgpack.encode(frame)
-    except (TypeError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ProtocolError(f"a value cannot be sent: {error}") from None
     if len(payload) > MAX_FRAME:
         raise ResultTooLarge(f"{len(payload):,} bytes is more than a frame's {MAX_FRAME:,}")
@@ -87,5 +87,5 @@ async def read(stream: asyncio.StreamReader) -> Frame | None:
         return _decoder.decode(await stream.readexactly(length))
     except asyncio.IncompleteReadError:
         raise ProtocolError("the connection ended within a frame") from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ProtocolError(f"not a frame: {error}") from None

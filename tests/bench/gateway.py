@@ -4,6 +4,7 @@ Everything runs here, on loopback and in a home of its own: embedded servers, th
 supervisor, two gateways (GW_AUTH off and jwt) and the bare application, which answers the same body.
 Each server is pinned to one core and wrk to another; they are measured in turn, round after round, so
 that whatever else this machine does falls on all of them alike. Only ratios within one run mean anything.
+Beside requests/s stands the server's own CPU time per request, which a busy machine distorts less.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
+
+import psutil
 
 from holdfast.commands import command
 from holdfast.local.files import open_log, pick_port, secret_file
@@ -41,12 +44,13 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Shot:
-    """What one run of wrk told; latencies in milliseconds."""
+    """What one run of wrk told, with latencies in ms, and the server's CPU time per request in µs."""
 
     requests: int
     per_second: float
     p50: float
     p99: float
+    cpu: float = 0.0
 
 
 @dataclass
@@ -56,6 +60,7 @@ class Target:
     name: str
     port: int
     cached: bool
+    pid: int = 0
     token: str = ""
     shots: list[Shot] = field(default_factory=list)
 
@@ -74,6 +79,12 @@ class Target:
             return answer.status, answer.headers.get("X-Cache", ""), answer.read()
         finally:
             connection.close()
+
+    def cpu(self) -> float:
+        """Seconds of CPU that it has used, its workers included."""
+        process = psutil.Process(self.pid)
+        times = [p.cpu_times() for p in (process, *process.children(recursive=True))]
+        return sum(t.user + t.system for t in times)
 
     def check(self) -> None:
         """Raise unless it answers 200, and from its cache if it has one."""
@@ -148,7 +159,7 @@ def _start(stack: contextlib.ExitStack, home: Path, core: int) -> tuple[list[Tar
     def serve(name: str, argv: list[str], **settings: str) -> Target:
         target = Target(name, pick_port(), cached=name != "bare")
         env = {**base, **valkey.gateway_env(), "GW_PORT": str(target.port), **settings}
-        run(name.replace(" ", "-"), [*pinned, *argv], env)
+        target.pid = run(name.replace(" ", "-"), [*pinned, *argv], env)
         shown = [f"{key}={value}" for key, value in settings.items() if key == "GW_AUTH"]
         commands[name] = shlex.join([*shown, *pinned, "python", *argv[1:]]).replace(f"{Path.cwd()}/", "")
         if settings["GW_AUTH"] == "jwt":
@@ -181,12 +192,12 @@ class Runner:
         self._stack = stack
         self._home = home
 
-    def __call__(self, name: str, argv: list[str], env: Mapping[str, str]) -> None:
-        """Start one, with its output in a log; it ends with the stack, or with this process."""
-        self._stack.enter_context(self._running(name, argv, env))
+    def __call__(self, name: str, argv: list[str], env: Mapping[str, str]) -> int:
+        """Start one, with its output in a log: its pid. It ends with the stack, or with this process."""
+        return self._stack.enter_context(self._running(name, argv, env))
 
     @contextlib.contextmanager
-    def _running(self, name: str, argv: list[str], env: Mapping[str, str]) -> Iterator[None]:
+    def _running(self, name: str, argv: list[str], env: Mapping[str, str]) -> Iterator[int]:
         with open_log(self._home, name) as log:
             process = subprocess.Popen(
                 [*die_with_parent(signal.SIGTERM), *argv],
@@ -198,7 +209,7 @@ class Runner:
                 start_new_session=True,
             )
         try:
-            yield
+            yield process.pid
         finally:
             process.terminate()
             try:
@@ -220,13 +231,15 @@ def _until(what: str, condition: Callable[[], bool], within: float = 60.0) -> No
 
 
 def _shoot(target: Target, core: int, seconds: int) -> Shot:
+    began = target.cpu()
     ran = subprocess.run(target.wrk(core, seconds), capture_output=True, text=True, check=False)
     if ran.returncode != 0:
         raise BenchError(f"wrk failed: {ran.stderr.strip()}")
     for wrong in ("Non-2xx", "Socket errors"):
         if line := next((line for line in ran.stdout.splitlines() if wrong in line), ""):
             raise BenchError(f"{target.name}: {line.strip()}")
-    return parse(ran.stdout)
+    shot = parse(ran.stdout)
+    return replace(shot, cpu=(target.cpu() - began) / shot.requests * 1e6)
 
 
 def parse(text: str) -> Shot:
@@ -243,27 +256,22 @@ def parse(text: str) -> Shot:
 
 
 def _report(targets: list[Target], commands: Mapping[str, str], core: int, seconds: int) -> None:
-    bare = targets[0]
-    print(
-        f"\n{'':18} {'requests/s':>11} {'lowest':>9} {'highest':>9} {'p50 ms':>8} {'p99 ms':>8} {'of bare':>8}"
-    )
+    columns = ("requests/s", "lowest", "highest", "p50 ms", "p99 ms", "CPU µs", "of bare")
+    print("".join([f"\n{'':18}", *(f"{column:>11}" for column in columns)]))
     for target in targets:
         rates = [shot.per_second for shot in target.shots]
         # Paired by round, so that a slow moment of the machine is on both sides.
-        share = median(rate / other.per_second for rate, other in zip(rates, bare.shots, strict=True))
-        print(
-            f"{target.name:18} {median(rates):11,.0f} {min(rates):9,.0f} {max(rates):9,.0f}"
-            f" {median(s.p50 for s in target.shots):8.2f} {median(s.p99 for s in target.shots):8.2f}"
-            f" {share:8.3f}"
-        )
+        shares = [rate / bare.per_second for rate, bare in zip(rates, targets[0].shots, strict=True)]
+        cells = [f"{figure:,.0f}" for figure in (median(rates), min(rates), max(rates))]
+        cells += [f"{median(getattr(s, name) for s in target.shots):.2f}" for name in ("p50", "p99", "cpu")]
+        print("".join([f"{target.name:18}", *(f"{cell:>11}" for cell in (*cells, f"{median(shares):.3f}"))]))
     total = sum(shot.requests for target in targets for shot in target.shots)
-    print(f"\nMedians of {len(bare.shots)} rounds; {total:,} requests, every one answered 2xx.\n")
+    print(f"\nMedians of {len(targets[0].shots)} rounds; {total:,} requests, every one answered 2xx.")
     for target in targets:
-        wrk = shlex.join(
-            part.replace(target.token, "$TOKEN") if target.token else part
-            for part in target.wrk(core, seconds)
-        )
-        print(f"{target.name}:\n  {commands[target.name]}\n  {wrk}")
+        wrk = shlex.join(target.wrk(core, seconds))
+        if target.token:
+            wrk = wrk.replace(target.token, "…")
+        print(f"\n{target.name}:\n  {commands[target.name]}\n  {wrk}")
 
 
 if __name__ == "__main__":

@@ -51,10 +51,12 @@ class Background:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.run(self._cancel_all(), within=10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        try:
+            self.run(self._cancel_all(), within=10)
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(10)
+            self._loop.close()
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Begin a coroutine; `.result(seconds)` waits for it and `.cancel()` cancels it."""

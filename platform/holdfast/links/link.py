@@ -209,6 +209,8 @@ class Link:
         if self.up:
             return
         wait = max(0.0, (self.state.next_retry_at or self._clock()) - self._clock())
+        # A clock that was set back must not send callers away for hours.
+        wait = min(wait, self._schedule.cap)
         name = self.adapter.name
         raise LinkDown(f"{name} is {self.state.phase}", link=name, retry_in=round(wait, 3))
 

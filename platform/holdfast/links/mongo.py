@@ -18,6 +18,7 @@ from holdfast.errors import (
     LinkLost,
     PoolExhausted,
     QueryFailed,
+    SettingsError,
 )
 from holdfast.links.link import PROBE_TIMEOUT, PoolStatus, host_and_port
 from holdfast.settings import MongoSettings
@@ -42,7 +43,7 @@ def translated() -> Iterator[None]:
                 "MongoDB refused the user name or the password", link="mongo"
             ) from error
         raise QueryFailed("MongoDB refused the query", mongo_code=error.code) from error
-    except (mx.ConnectionFailure, OSError) as error:
+    except (mx.ConnectionFailure, mx.InvalidOperation, OSError) as error:
         raise LinkLost(f"MongoDB cannot be reached: {type(error).__name__}", link="mongo") from error
     except mx.PyMongoError as error:
         raise QueryFailed(f"MongoDB refused the query: {type(error).__name__}") from error
@@ -57,13 +58,18 @@ class MongoAdapter:
         self._load = settings
         self._documents = list(documents)
         self._client: AsyncMongoClient[dict[str, Any]] | None = None
+        self._prober: AsyncMongoClient[dict[str, Any]] | None = None
         self._database = ""
 
     async def open(self) -> None:
         """Make the client from the settings as they are now, have a ping answered, bind the documents."""
         await self.close()
         settings = self._load()
-        self._client = client_of(settings)
+        try:
+            self._client, self._prober = client_of(settings), client_of(settings, probing=True)
+        except (mx.PyMongoError, OSError, ValueError) as error:
+            # The driver's message may hold a part of the URL.
+            raise SettingsError(f"MONGO_URL: PyMongo cannot use it ({type(error).__name__})") from None
         self._database = settings.db
         await self.probe()
         with translated():
@@ -75,18 +81,21 @@ class MongoAdapter:
             )
 
     async def probe(self) -> None:
-        """`ping`; while every connection is busy, what PyMongo's own monitor knows of the server."""
-        client, pool = self._open_client(), self.pool()
-        if pool.in_use >= pool.max and client.topology_description.has_readable_server():
-            return
+        """`ping`, on the connection kept for it: a busy pool is no dead server."""
+        if self._prober is None:
+            raise LinkDown("mongo is not open", link=self.name)
         with translated(), pymongo.timeout(PROBE_TIMEOUT):
-            await client[self._database].command("ping")
+            await self._prober[self._database].command("ping")
 
     async def close(self) -> None:
-        """Close every connection."""
-        client, self._client = self._client, None
-        if client is not None:
+        """Close every connection; what still waits on one fails at once."""
+        clients = [client for client in (self._client, self._prober) if client is not None]
+        self._client = self._prober = None
+        for client in clients:
             with contextlib.suppress(mx.PyMongoError, OSError):
+                # PyMongo's close waits for a server that hangs, and leaves alone what is in use.
+                for pool in _pools(client):
+                    await pool.reset(interrupt_connections=True)
                 await client.close()
 
     async def aggregate(
@@ -113,31 +122,41 @@ class MongoAdapter:
     def pool(self) -> PoolStatus:
         """The connections of the moment; PyMongo tells them through its topology's pools."""
         limit = self._load().max_pool
-        topology = getattr(self._client, "_topology", None)
-        servers = getattr(topology, "_servers", {})
-        pools = [server.pool for server in servers.values()]
+        pools, probing = _pools(self._client), _pools(self._prober)
         in_use = sum(pool.active_sockets for pool in pools)
-        return PoolStatus(in_use + sum(len(pool.conns) for pool in pools), in_use, limit)
+        open_now = sum(pool.active_sockets for pool in probing)
+        open_now += in_use + sum(len(pool.conns) for pool in (*pools, *probing))
+        return PoolStatus(open_now, in_use, limit)
 
     def endpoint(self) -> tuple[str, int] | None:
         """Host and port, from the settings; None for a replica set with several hosts."""
         return host_and_port(self._load, 27017)
 
 
-def client_of(settings: MongoSettings) -> AsyncMongoClient[dict[str, Any]]:
-    """A client by these settings; it connects when first used."""
+def _pools(client: AsyncMongoClient[dict[str, Any]] | None) -> list[Any]:
+    servers = getattr(getattr(client, "_topology", None), "_servers", {})
+    return [server.pool for server in servers.values()]
+
+
+def client_of(settings: MongoSettings, *, probing: bool = False) -> AsyncMongoClient[dict[str, Any]]:
+    """A client by these settings; it connects when first used. The one for probes has one connection of
+    MONGO_MAX_POOL, the other one the rest.
+    """
     seconds = settings.selection_timeout
     login: dict[str, Any] = settings.credentials()
     return AsyncMongoClient(
         settings.uri(),
         **login,
-        maxPoolSize=settings.max_pool,
-        minPoolSize=settings.min_pool,
+        maxPoolSize=1 if probing else settings.max_pool - 1,
+        minPoolSize=0 if probing else min(settings.min_pool, settings.max_pool - 1),
+        serverMonitoringMode="poll" if probing else "auto",
         serverSelectionTimeoutMS=seconds,
         connectTimeoutMS=min(seconds, 5_000),
         waitQueueTimeoutMS=2_000,
         maxIdleTimeMS=60_000,
         retryWrites=True,
+        # A retry in the driver would hide a lost connection from the link, for as long as a query may take.
+        retryReads=False,
         tz_aware=True,
         appname="holdfast-supervisor",
     )

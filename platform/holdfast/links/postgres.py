@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 import asyncpg
 from sqlalchemy import Select, event, exc
@@ -109,6 +110,7 @@ class PostgresAdapter:
         self._engine: AsyncEngine | None = None
         self._prober: asyncpg.Connection | None = None
         self._reaper: asyncio.Task[None] | None = None
+        self._connections: WeakSet[asyncpg.Connection] = WeakSet()
 
     async def open(self) -> None:
         """Make the pool from the settings as they are now, and have `SELECT 1` answered."""
@@ -117,7 +119,7 @@ class PostgresAdapter:
         with translated():
             self._prober = await _connect(settings)
         await self.probe()
-        self._engine = engine = _engine(settings)
+        self._engine = engine = _engine(settings, self._connections)
         self._reaper = asyncio.create_task(_reap(engine, settings.pool_idle / 1000))
 
     async def probe(self) -> None:
@@ -136,6 +138,9 @@ class PostgresAdapter:
         if self._reaper is not None:
             self._reaper.cancel()
             self._reaper = None
+        # The pool's own end leaves those in use open, and what waits on them waiting.
+        for connection in list(self._connections):
+            connection.terminate()
         if engine is not None:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(2):
@@ -184,22 +189,28 @@ class PostgresAdapter:
 
 async def _connect(settings: PostgresSettings) -> asyncpg.Connection:
     # asyncpg reads the URL itself, so that everything libpq knows (sslmode, several hosts) works.
-    return await asyncpg.connect(
-        settings.dsn(),
-        timeout=settings.conn_timeout / 1000,
-        # A little above the server's own limit: that one ends the query, this one a dead server's.
-        command_timeout=settings.statement_timeout / 1000 + 1,
-        server_settings={
-            "application_name": "holdfast-supervisor",
-            "statement_timeout": str(settings.statement_timeout),
-            "default_transaction_read_only": "on",
-        },
-    )
+    try:
+        return await asyncpg.connect(
+            settings.dsn(),
+            timeout=settings.conn_timeout / 1000,
+            # A little above the server's own limit: that one ends the query, this one a dead server's.
+            command_timeout=settings.statement_timeout / 1000 + 1,
+            server_settings={
+                "application_name": "holdfast-supervisor",
+                "statement_timeout": str(settings.statement_timeout),
+                "default_transaction_read_only": "on",
+            },
+        )
+    except TimeoutError:
+        reason = f"no answer in {settings.conn_timeout} ms"
+        raise LinkLost(f"Postgres cannot be reached: {reason}", link="postgres") from None
 
 
-def _engine(settings: PostgresSettings) -> AsyncEngine:
+def _engine(settings: PostgresSettings, connections: WeakSet[asyncpg.Connection]) -> AsyncEngine:
     async def connect(*_: Any, **__: Any) -> asyncpg.Connection:
-        return await _connect(settings)
+        connection = await _connect(settings)
+        connections.add(connection)
+        return connection
 
     engine = create_async_engine(
         "postgresql+asyncpg://",

@@ -19,6 +19,7 @@ from holdfast.errors import (
     LinkLost,
     PoolExhausted,
     QueryFailed,
+    SettingsError,
 )
 from holdfast.links.link import PoolStatus, host_and_port
 from holdfast.settings import RedisSettings
@@ -61,6 +62,7 @@ class RedisAdapter:
         self._timeout = timeout
         self._client_name = client_name
         self._client: aioredis.Redis | None = None
+        self._prober: aioredis.Redis | None = None
 
     @property
     def client(self) -> aioredis.Redis:
@@ -76,9 +78,19 @@ class RedisAdapter:
     async def open(self) -> None:
         """Make the pool from the settings as they are now, so that a rotated password is picked up."""
         await self.close()
-        pool = aioredis.BlockingConnectionPool.from_url(
-            self._settings().dsn(),
-            max_connections=self._max,
+        try:
+            settings = self._settings()
+            self._client = aioredis.Redis.from_pool(self._pool_of(settings, self._max - 1))
+            self._prober = aioredis.Redis.from_pool(self._pool_of(settings, 1))
+            await self.probe()
+        except (rx.RedisError, TypeError, ValueError) as error:
+            # redis-py looks at the URL's options as late as this; its message may hold a part of the URL.
+            raise SettingsError(f"REDIS_URL: redis-py cannot use it ({type(error).__name__})") from None
+
+    def _pool_of(self, settings: RedisSettings, size: int) -> aioredis.BlockingConnectionPool:
+        return aioredis.BlockingConnectionPool.from_url(
+            settings.dsn(),
+            max_connections=size,
             timeout=self._timeout,
             socket_timeout=self._timeout,
             socket_connect_timeout=self._timeout,
@@ -89,13 +101,13 @@ class RedisAdapter:
             # While these are on, redis-py may hand out a connection that the server has closed.
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
-        self._client = aioredis.Redis.from_pool(pool)
-        await self.probe()
 
     async def probe(self) -> None:
-        """PING."""
+        """PING, on the connection kept for it: a busy pool is no dead server."""
+        if self._prober is None:
+            raise LinkDown("redis is not open", link=self.name)
         with translated():
-            await cast("Awaitable[Any]", self.client.ping())
+            await cast("Awaitable[Any]", self._prober.ping())
 
     async def get(self, key: str) -> bytes | None:
         """The bytes under a key."""
@@ -105,18 +117,19 @@ class RedisAdapter:
 
     async def close(self) -> None:
         """Close every connection of the pool."""
-        client, self._client = self._client, None
-        if client is not None:
+        clients = [client for client in (self._client, self._prober) if client is not None]
+        self._client = self._prober = None
+        for client in clients:
             with contextlib.suppress(HoldfastError, rx.RedisError, OSError):
                 await client.aclose()
 
     def pool(self) -> PoolStatus:
         """The connections of the moment."""
-        if self._client is None:
+        if self._client is None or self._prober is None:
             return PoolStatus(0, 0, self._max)
-        pool: Any = self._client.connection_pool
-        in_use = len(pool._in_use_connections)
-        return PoolStatus(in_use + len(pool._available_connections), in_use, self._max)
+        pools: list[Any] = [self._client.connection_pool, self._prober.connection_pool]
+        size = sum(len(pool._in_use_connections) + len(pool._available_connections) for pool in pools)
+        return PoolStatus(size, len(pools[0]._in_use_connections), self._max)
 
     def endpoint(self) -> tuple[str, int] | None:
         """Host and port, from the settings."""

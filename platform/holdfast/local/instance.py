@@ -42,6 +42,7 @@ class Instance:
         self._written = ""
 
     def __enter__(self) -> Instance:
+        private_folder(self.home)
         private_folder(self.home / "run")
         descriptor = os.open(self.home / "run" / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:

@@ -7,7 +7,6 @@ cannot reach a database even by mistake. Secrets travel as names of files.
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -175,11 +174,6 @@ def check_ports(gateway: GatewaySettings, supervisor: SupervisorSettings, flower
         if not port_is_free(port, "127.0.0.1" if host == "localhost" else host.strip("[]")):
             raise LocalError(f"{name}: {host}:{port} is in use; set {name} to a free port")
         seen[port] = name
-
-
-def command(name: str) -> list[str]:
-    """The command line of one of Holdfast's own processes."""
-    return [sys.executable, "-m", "holdfast.cli", name]
 
 
 def _socket(home: Path, given: Mapping[str, str]) -> tuple[str, Path | None]:

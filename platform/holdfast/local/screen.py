@@ -146,7 +146,7 @@ def show_ready(console: Console, plan: Plan, states: Iterable[State], tried: dic
         if answers and (row := excerpt(answers[-1].body)):
             _line(console, f"  {row}", style="dim")
     console.print()
-    _line(console, f"Gateway   {base}/  (its API pages: {base}/docs)")
+    _line(console, f"Gateway   {base}{API}  (the catalogue of reports)")
     password = plan.flower_password
     held = f"user and password are in {password}" if password else "with FLOWER_BASIC_AUTH"
     _line(console, f"Flower    http://127.0.0.1:{plan.flower.port}/  ({held})")

@@ -20,11 +20,12 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
+from holdfast.commands import command
 from holdfast.errors import HoldfastError
 from holdfast.local import screen
 from holdfast.local.files import open_log
 from holdfast.local.instance import Instance
-from holdfast.local.plan import PROCESSES, STOP_ORDER, Plan, command, make_plan
+from holdfast.local.plan import PROCESSES, STOP_ORDER, Plan, make_plan
 from holdfast.local.processes import Child, State
 from holdfast.local.servers import LocalError
 from holdfast.local.spawn import die_with_parent
@@ -194,14 +195,14 @@ class _Up:
         return lambda: self._children[name].state.restarts < _GIVE_UP_AFTER
 
     async def _load(self, log: tuple[Path, str] | None = None) -> None:
-        argv = [sys.executable, "-m", "holdfast_flights.load"]
+        argv = command("load")
         code = await _job(argv, self._plan.env_for("load", os.environ), log=log)
         self._instance.example_loaded = code == 0
         if code != 0:
             self._console.print(f"holdfast: loading the example failed (exit {code})")
 
     async def _warm(self) -> None:
-        argv = [*command("warm"), "--missing"]
+        argv = command("warm", "--missing")
         env = self._plan.env_for("warm", os.environ)
         code = await _job(argv, env, log=(self._plan.home, "warm"))
         if code != 0:

@@ -107,9 +107,15 @@ class Valkey(Server):
     def client(self, user: str = "supervisor", db: int = CACHE_DB, **options: Any) -> Redis:
         """Return a client as `user`; close it with `aclose`."""
         from redis.asyncio import Redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
         from redis.maint_notifications import MaintNotificationsConfig
 
-        limits: dict[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
+        limits: dict[str, Any] = {
+            "socket_timeout": 2.0,
+            "socket_connect_timeout": 2.0,
+            "retry": Retry(NoBackoff(), 0),
+        }
         return Redis(
             host="127.0.0.1",
             port=self.port,
