@@ -53,7 +53,7 @@ def parse_list(value: object) -> object:
 
 
 StringList = Annotated[list[str], NoDecode, BeforeValidator(parse_list)]
-# At most what 32 bits hold: PostgreSQL takes no longer time-out, and Redis no later moment than 2**63 ms.
+# Below 2**31, since PostgreSQL and MongoDB hold their time-outs in 32 bits.
 Milliseconds = Annotated[int, Field(gt=0, lt=2**31, description="milliseconds")]
 Seconds = Annotated[int, Field(gt=0, lt=2**31, description="seconds")]
 Port = Annotated[int, Field(ge=1, le=65535)]
