@@ -126,7 +126,7 @@ class Gateway:
         target = f"{scope.path}?{query}" if query else scope.path
         wanted = self._targets.get(target)
         if wanted is None or self._targets_of is not self._catalogue.known:
-            wanted = self._wanted(scope, target, claims)
+            wanted = await self._wanted(scope, target, claims)
         item = self._items.get(wanted.key)
         now = time.monotonic()
         if item is not None and now < item.trusted_until and now < item.fresh_until:
@@ -170,15 +170,18 @@ class Gateway:
         else:
             proto.response_empty(status, headers)
 
-    def _wanted(self, scope: Scope, target: str, claims: Claims) -> Wanted:
+    async def _wanted(self, scope: Scope, target: str, claims: Claims) -> Wanted:
         """What a target asks for. Targets whose key does not depend on the caller are remembered."""
-        known = self._known()
-        if self._targets_of is not known or len(self._targets) >= _TARGETS:
-            self._targets.clear()
-            self._targets_of = known
         if len(target) > MAX_TARGET:
             raise Problem(414, "URI Too Long", f"A URL has {MAX_TARGET} characters at the most.")
         name = scope.path[len(_PREFIX) :]
+        known = self._known()
+        if name not in known.readers:
+            await self._catalogue.renew()
+            known = self._known()
+        if self._targets_of is not known or len(self._targets) >= _TARGETS:
+            self._targets.clear()
+            self._targets_of = known
         reader = known.readers.get(name)
         if reader is None:
             raise UnknownReport(f"there is no report {printable(name)}", known=sorted(known.readers))
@@ -242,7 +245,7 @@ class Gateway:
         return Found(self._lookup.keep(entry), "HIT")
 
     async def _delete(self, scope: Scope, proto: Any, claims: Claims) -> None:
-        wanted = self._wanted(scope, f"{scope.path}?{scope.query_string}", claims)
+        wanted = await self._wanted(scope, f"{scope.path}?{scope.query_string}", claims)
         self._supervisor.check()
         marked = await self._client.call("mark_stale", report=wanted.report, params=wanted.params, deadline=5)
         self._lookup.distrust(wanted.key)

@@ -83,6 +83,15 @@ async def fetch_until_hit(
         await asyncio.sleep(0.05)
 
 
+async def answers_ready(host: str, port: int, *, within: float) -> None:
+    """Return as soon as the gateway calls itself ready, or after `within` seconds."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if (await asyncio.to_thread(fetch, host, port, "/readyz")).status == 200:
+            return
+        await asyncio.sleep(0.05)
+
+
 async def listens(port: int, *, within: float) -> None:
     """Return as soon as something listens on the port of 127.0.0.1, or after `within` seconds."""
     for _ in range(round(within / 0.1)):

@@ -213,6 +213,7 @@ class _Up:
         paths = screen.EXAMPLES if self._plan.loads_example else (screen.API,)
         host, port = screen.gateway_host(plan), plan.gateway.port
         token = await self._token() if plan.gateway.auth == "jwt" else None
+        await screen.answers_ready(host, port, within=30)
         answers = await asyncio.gather(
             *(screen.fetch_until_hit(host, port, path, token=token) for path in paths)
         )
