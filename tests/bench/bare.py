@@ -36,11 +36,11 @@ def create() -> Bare:
 def main() -> None:
     """Serve until SIGTERM, on GW_PORT."""
     target = f"{Path(__file__).resolve()}:create"
-    gateway.Server = functools.partial(_server, target)  # type: ignore[misc, assignment]
+    gateway.Server = functools.partial(_server, target)  # type: ignore[attr-defined]
     gateway.main()
 
 
-def _server(target: str, _: str, **settings: Any) -> Server:
+def _server(target: str, _: str, **settings: Any) -> Any:
     return Server(target, **settings)
 
 

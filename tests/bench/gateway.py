@@ -4,7 +4,8 @@ Everything runs here, on loopback and in a home of its own: embedded servers, th
 supervisor, two gateways (GW_AUTH off and jwt) and the bare application, which answers the same body.
 Each server is pinned to one core and wrk to another; they are measured in turn, round after round, so
 that whatever else this machine does falls on all of them alike. Only ratios within one run mean anything.
-Beside requests/s stands the server's own CPU time per request, which a busy machine distorts less.
+Beside requests/s stand the server's own CPU time per request, which a busy machine distorts less, and how
+much of its core it used: well below 100 %, the client or the machine was the limit and not the server.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Target:
         """Seconds of CPU that it has used, its workers included."""
         process = psutil.Process(self.pid)
         times = [p.cpu_times() for p in (process, *process.children(recursive=True))]
-        return sum(t.user + t.system for t in times)
+        return float(sum(t.user + t.system for t in times))
 
     def check(self) -> None:
         """Raise unless it answers 200, and from its cache if it has one."""
@@ -117,6 +118,8 @@ def main() -> int:
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -256,17 +259,22 @@ def parse(text: str) -> Shot:
 
 
 def _report(targets: list[Target], commands: Mapping[str, str], core: int, seconds: int) -> None:
-    columns = ("requests/s", "lowest", "highest", "p50 ms", "p99 ms", "CPU µs", "of bare")
-    print("".join([f"\n{'':18}", *(f"{column:>11}" for column in columns)]))
+    bare = targets[0].shots
+    columns = ("requests/s", "lowest", "highest", "p50 ms", "p99 ms", "CPU µs", "core %", "of bare", "by CPU")
+    print("".join([f"\n{'':16}", *(f"{column:>10}" for column in columns)]))
     for target in targets:
-        rates = [shot.per_second for shot in target.shots]
+        shots = target.shots
+        rates = [shot.per_second for shot in shots]
         # Paired by round, so that a slow moment of the machine is on both sides.
-        shares = [rate / bare.per_second for rate, bare in zip(rates, targets[0].shots, strict=True)]
+        shares = [shot.per_second / other.per_second for shot, other in zip(shots, bare, strict=True)]
+        by_cpu = [other.cpu / shot.cpu for shot, other in zip(shots, bare, strict=True)]
         cells = [f"{figure:,.0f}" for figure in (median(rates), min(rates), max(rates))]
-        cells += [f"{median(getattr(s, name) for s in target.shots):.2f}" for name in ("p50", "p99", "cpu")]
-        print("".join([f"{target.name:18}", *(f"{cell:>11}" for cell in (*cells, f"{median(shares):.3f}"))]))
+        cells += [f"{median(getattr(shot, name) for shot in shots):.2f}" for name in ("p50", "p99", "cpu")]
+        cells.append(f"{median(shot.cpu * shot.per_second for shot in shots) / 1e4:.0f}")
+        cells += [f"{median(share):.3f}" for share in (shares, by_cpu)]
+        print("".join([f"{target.name:16}", *(f"{cell:>10}" for cell in cells)]))
     total = sum(shot.requests for target in targets for shot in target.shots)
-    print(f"\nMedians of {len(targets[0].shots)} rounds; {total:,} requests, every one answered 2xx.")
+    print(f"\nMedians of {len(bare)} rounds; {total:,} requests, every one answered 2xx.")
     for target in targets:
         wrk = shlex.join(target.wrk(core, seconds))
         if target.token:

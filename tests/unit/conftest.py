@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -12,9 +13,10 @@ import pytest
 
 T = TypeVar("T")
 
-# The machine may be busy: a slow example is no wrong one.
-hypothesis.settings.register_profile("unit", deadline=None)
-hypothesis.settings.load_profile("unit")
+# The machine may be busy: a slow example is no wrong one. HYPOTHESIS_PROFILE=thorough looks for longer.
+hypothesis.settings.register_profile("unit", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "unit"))
 
 
 class _Leaping(asyncio.SelectorEventLoop):

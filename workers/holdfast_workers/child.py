@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from celery.signals import worker_init, worker_process_shutdown
 
 from holdfast.client import Client, connect
+from holdfast.errors import exit_on_error
 from holdfast_workers.schedule import registry
 
 T = TypeVar("T")
@@ -44,7 +45,8 @@ def child() -> Child:
 @worker_init.connect
 def _load_reports(**_: Any) -> None:
     """Before the fork: a wrong report is told at the start, and the children share the modules' memory."""
-    registry()
+    with exit_on_error():
+        registry()
 
 
 @worker_process_shutdown.connect

@@ -10,15 +10,16 @@ import os
 import sys
 
 from holdfast.errors import SettingsError, exit_on_error
-from holdfast.settings import FlowerSettings
+from holdfast.settings import BrokerSettings, FlowerSettings
 
 
 def main() -> int:
     """Become Flower.
 
     Raises:
-        SettingsError: FLOWER_BASIC_AUTH is not set.
+        SettingsError: FLOWER_BASIC_AUTH or the broker is not set.
     """
+    BrokerSettings.load().dsn()
     settings = FlowerSettings.load()
     if settings.basic_auth is None:
         raise SettingsError(

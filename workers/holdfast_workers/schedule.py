@@ -8,6 +8,7 @@ from typing import Any
 from celery import Celery
 from redbeat import RedBeatScheduler
 
+from holdfast.errors import exit_on_error
 from holdfast.reports import Registry, load_reports
 from holdfast.settings import ReportsSettings
 
@@ -38,5 +39,6 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
     """redbeat's scheduler, with a schedule made from the reports when beat starts."""
 
     def __init__(self, app: Celery, *arguments: Any, **options: Any) -> None:
-        app.conf.beat_schedule = beat_schedule(registry())
+        with exit_on_error():
+            app.conf.beat_schedule = beat_schedule(registry())
         super().__init__(app, *arguments, **options)

@@ -15,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from holdfast.client import Client, connect
 from holdfast.errors import HoldfastError, exit_on_error
 from holdfast_workers.schedule import registry
-from holdfast_workers.tasks import warm
 
 QUIET_SECONDS = 30.0
 _POLL = 0.5
@@ -27,6 +26,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("report", nargs="?")
     parser.add_argument("--missing", action="store_true")
     given = parser.parse_args(arguments)
+    # The application reads the settings when it is imported: after `exit_on_error` has begun.
+    from holdfast_workers.tasks import warm
+
     chosen = [registry().get(given.report)] if given.report else list(registry())
     names = {report.name for report in chosen}
     total = sum(len(report.warm) for report in chosen)

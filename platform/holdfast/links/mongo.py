@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from holdfast.settings import MongoSettings
 
 AUTHENTICATION_CODES = frozenset({13, 18})
 """Unauthorized and AuthenticationFailed, of MongoDB's error codes."""
+_CLOSE_TIMEOUT = 0.5
 _WRITING_STAGES = frozenset({"$out", "$merge"})
 
 
@@ -71,7 +73,7 @@ class MongoAdapter:
             # The driver's message may hold a part of the URL.
             raise SettingsError(f"MONGO_URL: PyMongo cannot use it ({type(error).__name__})") from None
         self._database = settings.db
-        await self.probe()
+        await self._ping(PROBE_TIMEOUT)
         with translated():
             # Without indexes: building one is a job of its own, never a reason not to be up.
             await init_beanie(
@@ -82,9 +84,14 @@ class MongoAdapter:
 
     async def probe(self) -> None:
         """`ping`, on the connection kept for it: a busy pool is no dead server."""
+        known = self._prober is not None and self._prober.topology_description.has_readable_server()
+        # A server that PyMongo has just lost is looked for, for a shorter while than one may be slow.
+        await self._ping(PROBE_TIMEOUT if known else PROBE_TIMEOUT / 2)
+
+    async def _ping(self, seconds: float) -> None:
         if self._prober is None:
             raise LinkDown("mongo is not open", link=self.name)
-        with translated(), pymongo.timeout(PROBE_TIMEOUT):
+        with translated(), pymongo.timeout(seconds):
             await self._prober[self._database].command("ping")
 
     async def close(self) -> None:
@@ -92,8 +99,8 @@ class MongoAdapter:
         clients = [client for client in (self._client, self._prober) if client is not None]
         self._client = self._prober = None
         for client in clients:
-            with contextlib.suppress(mx.PyMongoError, OSError):
-                # PyMongo's close waits for a server that hangs, and leaves alone what is in use.
+            with contextlib.suppress(mx.PyMongoError, OSError), pymongo.timeout(_CLOSE_TIMEOUT):
+                # PyMongo's close says goodbye to a server that may be gone, and leaves alone what is in use.
                 for pool in _pools(client):
                     await pool.reset(interrupt_connections=True)
                 await client.close()
@@ -110,9 +117,16 @@ class MongoAdapter:
         if any(stage.keys() & _WRITING_STAGES for stage in pipeline):
             raise QueryFailed("a query may not write: it has a $out or $merge stage")
         self._open_client()
-        with translated(), pymongo.timeout(seconds):
-            cursor = await document.get_pymongo_collection().aggregate(list(pipeline))
-            return [{k: v for k, v in row.items() if k != "_id"} async for row in cursor]
+        try:
+            # Not pymongo.timeout, which takes the place of the limit on waiting for a connection. A little
+            # above the server's own limit: that one ends the query, this one a dead server's.
+            async with asyncio.timeout(seconds + 1):
+                with translated():
+                    collection = document.get_pymongo_collection()
+                    cursor = await collection.aggregate(list(pipeline), maxTimeMS=int(seconds * 1000))
+                    return [{k: v for k, v in row.items() if k != "_id"} async for row in cursor]
+        except TimeoutError:
+            raise DeadlineExceeded("the query ran longer than it may") from None
 
     def _open_client(self) -> AsyncMongoClient[dict[str, Any]]:
         if self._client is None:

@@ -199,6 +199,8 @@ async def _connect(settings: PostgresSettings) -> asyncpg.Connection:
                 "application_name": "holdfast-supervisor",
                 "statement_timeout": str(settings.statement_timeout),
                 "default_transaction_read_only": "on",
+                # A query whose client has gone ends, instead of holding a connection until it is done.
+                "client_connection_check_interval": "1000",
             },
         )
     except TimeoutError:

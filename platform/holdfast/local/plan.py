@@ -7,8 +7,9 @@ cannot reach a database even by mistake. Secrets travel as names of files.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,10 @@ from holdfast.settings import (
 EXAMPLE = "holdfast_flights.reports"
 PROCESSES = ("supervisor", "gateway", "worker", "beat", "flower")
 STOP_ORDER = ("beat", "flower", "gateway", "worker", "supervisor")
+
+FIRST_START_BYTES = 700 * 2**20
+LATER_START_BYTES = 100 * 2**20
+"""Free disk: a new home grows to about 490 MiB, most of it journals that are made in advance."""
 
 _DATABASES = ("POSTGRES_", "PG_", "PGPASS", "MONGO_")
 _CACHE = ("REDIS_",)
@@ -144,7 +149,7 @@ def _decide(home: Path, given: Mapping[str, str], socket: str, scratch: Path | N
     postgres = None if PostgresSettings.load().configured else Postgres(home)
     mongo = None if MongoSettings.load().configured else Mongo(home)
     check_ports(gateway, supervisor, flower)
-    return Plan(
+    plan = Plan(
         home=home,
         postgres=postgres,
         mongo=mongo,
@@ -158,6 +163,22 @@ def _decide(home: Path, given: Mapping[str, str], socket: str, scratch: Path | N
         scratch=scratch,
         broker_is_the_cache=redis and BrokerSettings.load().url is None,
     )
+    check_space(home, plan.servers)
+    return plan
+
+
+def check_space(home: Path, servers: Sequence[Server]) -> None:
+    """Raise LocalError when the disk has no room for the embedded servers' data."""
+    if not servers:
+        return
+    first = any(not server.data.exists() for server in servers)
+    needed = FIRST_START_BYTES if first else LATER_START_BYTES
+    free = shutil.disk_usage(home).free
+    if free < needed:
+        raise LocalError(
+            f"HOLDFAST_HOME: {home} has {free // 2**20:,} MiB free, and the embedded servers need"
+            f" {needed // 2**20:,}; free some, or set HOLDFAST_HOME to a folder on another disk"
+        )
 
 
 def check_ports(gateway: GatewaySettings, supervisor: SupervisorSettings, flower: FlowerSettings) -> None:

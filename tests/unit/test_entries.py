@@ -1,0 +1,251 @@
+"""Cache entries: what is stored is what is read, and what was damaged on the way is never an entry."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+import zstandard
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from holdfast.entries import (
+    COMPRESS_FROM,
+    HEADER_BYTES,
+    SCHEMA,
+    Entry,
+    State,
+    Times,
+    Unusable,
+    build,
+    enclose,
+    pack,
+    peek,
+    unpack,
+)
+
+KEY = "gwcache:/api/v1/analytics/r?month=7"
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+MOMENT = st.floats(0, 4e9)
+
+ENTRIES = st.builds(
+    Entry,
+    key=TEXT,
+    computed_at=MOMENT,
+    fresh_until=MOMENT,
+    stale_until=MOMENT,
+    digest=TEXT,
+    rows=st.integers(0, 2**40),
+    body=st.binary(max_size=200),
+    gzip=st.binary(max_size=50),
+    zstd=st.binary(max_size=50),
+)
+
+
+def entry_of(rows: Sequence[Mapping[str, Any]], *, at: float = 1_700_000_000.25) -> Entry:
+    """An entry of those rows, fresh for 30 seconds and then stale for 70."""
+    return build(key=KEY, report="r", params={"month": 7}, rows=rows, computed_at=at, ttl=30, max_stale=70)
+
+
+SAMPLE = pack(entry_of([{"carrier": "UA", "flights": n} for n in range(40)]))
+
+
+@given(ENTRIES)
+def test_what_is_packed_is_unpacked(entry: Entry) -> None:
+    """Every field of an entry survives being stored."""
+    assert unpack(entry.key, pack(entry)) == entry
+    assert peek(pack(entry)[:HEADER_BYTES]) == Times(entry.computed_at, entry.fresh_until, entry.stale_until)
+
+
+@given(st.integers(0, len(SAMPLE) - 1), st.integers(1, 255))
+@example(0, 1)
+@example(2, SCHEMA)
+@example(len(SAMPLE) - 1, 1)
+def test_a_flipped_byte_is_noticed(position: int, flip: int) -> None:
+    """Whichever byte was changed, header, times or body, what is read is no entry."""
+    damaged = bytearray(SAMPLE)
+    damaged[position] ^= flip
+    found = unpack(KEY, bytes(damaged))
+    assert found is (
+        Unusable.FOREIGN if position < 2 else Unusable.OLDER if position == 2 else Unusable.CORRUPT
+    )
+
+
+@pytest.mark.parametrize("length", [*range(HEADER_BYTES + 2), len(SAMPLE) // 2, len(SAMPLE) - 1])
+def test_a_truncated_entry_is_noticed(length: int) -> None:
+    """However much of it is missing, a part of an entry is no entry."""
+    assert isinstance(unpack(KEY, SAMPLE[:length]), Unusable)
+
+
+@given(st.binary(min_size=1, max_size=20))
+def test_what_follows_an_entry_is_noticed(more: bytes) -> None:
+    """Bytes after the end are a damage like any other."""
+    assert unpack(KEY, SAMPLE + more) is Unusable.CORRUPT
+
+
+@given(st.binary(max_size=100))
+@example(b"")
+@example(b"HF")
+@example(b"\x80\x04\x95")
+def test_foreign_bytes_are_never_an_entry(stored: bytes) -> None:
+    """Whatever else lies under a key is told apart, and never raises."""
+    assert isinstance(unpack(KEY, stored), Unusable)
+    assert stored.startswith(b"HF") or unpack(KEY, stored) is Unusable.FOREIGN
+
+
+def sealed(payload: bytes) -> bytes:
+    """A payload behind a right header and a right check: what a faulty or hostile writer would leave."""
+    return b"HF" + bytes([SCHEMA]) + hashlib.blake2b(payload, digest_size=16).digest() + payload
+
+
+@given(st.binary(max_size=60))
+@example(struct.pack(">ddd", 1, 2, 3) + b"\x96\xa1\xff\xa1d\x01\xc4\x00\xc4\x00\xc4\x00")
+@example(
+    struct.pack(">ddd", 1, 2, 3) + b"\x97\xa1k\xa1d\x01\xc4\x00\xc4\x00\xc4\x00" + b"\x91" * 5000 + b"\x00"
+)
+@example(struct.pack(">ddd", 1, 2, 3))
+def test_a_right_checksum_over_nonsense_is_corrupt(payload: bytes) -> None:
+    """Bytes that only the checksum vouches for end as an outcome, not as an exception in the reader."""
+    assert isinstance(unpack(KEY, sealed(payload)), Unusable)
+
+
+@given(st.text().filter(lambda key: key != KEY))
+@example(KEY + " ")
+@example(KEY.upper())
+@example("")
+def test_an_entry_under_another_key_is_foreign(key: str) -> None:
+    """An entry carries its key: one that lies under any other is refused, whatever put it there."""
+    assert unpack(key, SAMPLE) is Unusable.FOREIGN
+
+
+def test_nothing_stored_is_missing() -> None:
+    """A key that Redis does not have is missing, which is an outcome of its own."""
+    assert unpack(KEY, None) is Unusable.MISSING
+
+
+@given(st.integers(0, 255).filter(lambda schema: schema != SCHEMA), st.binary(max_size=40))
+def test_another_schema_is_recognised(schema: int, rest: bytes) -> None:
+    """What an older or newer release wrote is told from corruption, and its bytes are not interpreted."""
+    assert unpack(KEY, b"HF" + bytes([schema]) + rest) is Unusable.OLDER
+    assert peek((b"HF" + bytes([schema]) + rest).ljust(HEADER_BYTES, b"\0")) is None
+
+
+@given(st.binary(max_size=HEADER_BYTES - 1))
+def test_too_few_bytes_have_no_times(head: bytes) -> None:
+    """The times of an entry are not read from a part of them."""
+    assert peek(head) is None
+    assert peek(SAMPLE[: len(head)]) is None
+
+
+def test_an_entry_is_fresh_then_stale_then_expired() -> None:
+    """An entry is fresh before `fresh_until`, stale before `stale_until`, and expired from then on."""
+    entry = entry_of([])
+    fresh_until, stale_until = entry.fresh_until, entry.stale_until
+    assert (fresh_until, stale_until) == (entry.computed_at + 30, entry.computed_at + 100)
+    assert entry.state(entry.computed_at) is State.FRESH
+    assert entry.state(fresh_until - 0.001) is State.FRESH
+    assert entry.state(fresh_until) is State.STALE
+    assert entry.state(stale_until - 0.001) is State.STALE
+    assert entry.state(stale_until) is State.EXPIRED
+
+
+@given(ENTRIES, MOMENT, MOMENT)
+def test_an_entry_never_becomes_fresher(entry: Entry, one: float, two: float) -> None:
+    """As time passes the state only moves from fresh to stale to expired."""
+    order = [State.FRESH, State.STALE, State.EXPIRED]
+    early, late = entry.state(min(one, two)), entry.state(max(one, two))
+    assert order.index(early) <= order.index(late)
+
+
+def test_the_body_is_the_documented_json() -> None:
+    """The body has the report, the parameters, the time of the computation in RFC 3339, and the rows."""
+    moment = datetime(2013, 7, 4, 5, 6, 7, 89_000, tzinfo=UTC)
+    entry = entry_of([{"origin": "JFK", "avg": 1.5, "none": None}], at=moment.timestamp())
+    assert json.loads(entry.body) == {
+        "report": "r",
+        "params": {"month": 7},
+        "as_of": "2013-07-04T05:06:07.089Z",
+        "rows": [{"origin": "JFK", "avg": 1.5, "none": None}],
+    }
+    assert entry.rows == 1
+
+
+@given(st.integers(0, 60))
+def test_compressed_bodies_decode_to_the_body(count: int) -> None:
+    """The gzip and zstd bodies are the body; a body too small to gain from it is not compressed."""
+    entry = entry_of([{"n": n, "text": "x" * n} for n in range(count)])
+    if len(entry.body) < COMPRESS_FROM:
+        assert entry.gzip == entry.zstd == b""
+    else:
+        assert gzip.decompress(entry.gzip) == entry.body
+        assert zstandard.decompress(entry.zstd) == entry.body
+        assert len(entry.gzip) < len(entry.body)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.lists(st.dictionaries(TEXT, VALUES, max_size=3), max_size=4))
+def test_the_digest_is_of_the_rows_alone(rows: list[dict[str, Any]]) -> None:
+    """The same rows computed at another time have the same digest and ETag, though the bodies differ."""
+    one, two = entry_of(rows), entry_of(rows, at=1_800_000_000.5)
+    assert one.digest == two.digest
+    assert one.etag == two.etag == f'W/"{one.digest}"'
+    assert one.body != two.body
+    assert entry_of([*rows, {}]).digest != one.digest
+
+
+ROWS = [
+    {"carrier": "UA", "avg": 0.1 + 0.2, "name": "Zoë \u2603", "nested": {"b": [1, None], "a": True}},
+    {"carrier": "9E", "avg": -0.0, "name": "", "nested": {}},
+    {"carrier": "AA", "avg": 1e300, "name": '"', "nested": {"z": 2**53}},
+]
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "424242"])
+def test_equal_rows_have_equal_digests_in_every_process(seed: str) -> None:
+    """Two gateways, or two workers, give one result one ETag: nothing depends on a process's hash seed."""
+    script = (
+        "import json, sys; from holdfast.entries import build\n"
+        "rows = json.load(sys.stdin)\n"
+        "print(build(key='k', report='q', params={}, rows=rows, computed_at=1, ttl=1, max_stale=1).digest)\n"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", script],
+        input=json.dumps(ROWS),
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    ).stdout
+    assert printed.strip() == entry_of(ROWS).digest
+
+
+def test_a_finished_body_can_be_enclosed() -> None:
+    """An entry around a body that was made elsewhere has that body, byte for byte."""
+    body = msgspec.json.encode({"reports": ["x" * 600]})
+    entry = enclose(key=KEY, body=body, digest_of=b"d", rows=1, times=Times(1.0, 2.0, 3.0))
+    assert entry.body == body == gzip.decompress(entry.gzip)
+    assert (entry.computed_at, entry.fresh_until, entry.stale_until) == (1.0, 2.0, 3.0)
+    assert repr(entry) == f"<Entry {KEY} rows=1 digest={entry.digest[:8]}>"
+
+
+def test_rows_that_json_cannot_carry_are_refused() -> None:
+    """A value that JSON has no form for is an error of the computation, never half an entry."""
+    with pytest.raises(TypeError):
+        entry_of([{"x": object()}])

@@ -1,0 +1,219 @@
+"""Who may ask: the Authorization header, what is remembered of it, scopes, and claims that bind a result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import datetime, tzinfo
+from typing import Any
+
+import jwt
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from holdfast.errors import SettingsError
+from holdfast.settings import GatewaySettings
+from holdfast.tokens import issue
+from holdfast_gateway.auth import ADMIN_SCOPE, Authenticator
+from holdfast_gateway.http import Problem
+
+KEY = "an access key of 32 or more characters"
+JWT = GatewaySettings.model_validate({"GW_AUTH": "jwt"})
+OFF = GatewaySettings.model_validate({"GW_AUTH": "off"})
+
+
+@pytest.fixture(autouse=True)
+def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JWT_SECRET", KEY)
+    monkeypatch.setenv("JWT_REFRESH_SECRET", KEY)
+
+
+@pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the clock of this process by so many seconds: both ways in which it is read here."""
+    moved = 0.0
+    real = time.time
+
+    class Moved(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.fromtimestamp(real() + moved, tz)
+
+    def pass_time(seconds: float) -> None:
+        nonlocal moved
+        moved += seconds
+
+    monkeypatch.setattr(time, "time", lambda: real() + moved)
+    monkeypatch.setattr(jwt.api_jwt, "datetime", Moved)
+    return pass_time
+
+
+def refused(authorization: str | None, auth: Authenticator | None = None) -> Problem:
+    """The problem that a header ends in."""
+    with pytest.raises(Problem) as caught:
+        (auth or Authenticator(JWT)).claims(authorization)
+    return caught.value
+
+
+def challenge(problem: Problem) -> str:
+    """Its WWW-Authenticate."""
+    return dict(problem.headers)["www-authenticate"]
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_a_good_token_passes(scheme: str) -> None:
+    """The scheme is told in any case (RFC 9110 §11.1), and the claims are those of the token."""
+    claims = Authenticator(JWT).claims(f"{scheme} {issue('ada', claims={'tenant': 'acme'})}")
+    assert (claims["sub"], claims["tenant"]) == ("ada", "acme")
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic YTpi", "ey.ey.ey", "Token x"])
+def test_no_token_is_a_plain_challenge(header: str | None) -> None:
+    """RFC 6750 §3.1: who brought no bearer token is told to bring one, and of no error."""
+    problem = refused(header)
+    assert problem.status == 401
+    assert challenge(problem) == 'Bearer realm="holdfast"'
+
+
+def test_a_bad_token_is_told_as_one(pass_time: Callable[[float], None]) -> None:
+    """An expired, foreign or altered token is `invalid_token`, and expiry is said in words."""
+    expired = issue("ada", ttl=60)
+    pass_time(66)
+    for token, detail in (
+        (expired, "The token has expired."),
+        (issue("ada") + "x", "The token is not valid."),
+        (issue("ada", refresh=True), "The token is of the other kind."),
+    ):
+        problem = refused(f"Bearer {token}")
+        assert problem.status == 401
+        assert challenge(problem) == 'Bearer realm="holdfast", error="invalid_token"'
+        assert json.loads(problem.body)["detail"] == detail
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=60),
+    st.sampled_from(["", "Bearer ", "Bearer\t"]),
+)
+@example("x\r\nSet-Cookie: a=b", "Bearer ")
+@example('"', "Bearer ")
+@example("a" * 9000, "Bearer ")
+def test_nothing_of_a_bad_header_comes_back(text: str, scheme: str) -> None:
+    """Whatever the header holds, the answer is the same 401: nothing echoed, no CR or LF in its headers."""
+    problem = refused(scheme + text)
+    assert problem.status == 401
+    assert challenge(problem) in {
+        'Bearer realm="holdfast"',
+        'Bearer realm="holdfast", error="invalid_token"',
+    }
+    assert json.loads(problem.body)["detail"] in {"A bearer token is required.", "The token is not valid."}
+
+
+def test_a_remembered_token_still_expires(pass_time: Callable[[float], None]) -> None:
+    """A token that was let in a thousand times is refused once its time is over."""
+    auth = Authenticator(JWT)
+    header = f"Bearer {issue('ada', ttl=60)}"
+    assert auth.claims(header)["sub"] == "ada"
+    pass_time(59)
+    assert auth.claims(header) is auth.claims(header)
+    pass_time(7)
+    assert json.loads(refused(header, auth).body)["detail"] == "The token has expired."
+
+
+def test_what_is_remembered_is_of_that_token_alone() -> None:
+    """Two callers never get each other's claims, and a token like a good one is not let in for it."""
+    auth = Authenticator(JWT)
+    one, two = (f"Bearer {issue('ada', claims={'tenant': tenant})}" for tenant in ("a", "b"))
+    for _ in range(2):
+        assert auth.claims(one)["tenant"] == "a"
+        assert auth.claims(two)["tenant"] == "b"
+        for near in (one + "A", one[:-1], f"{one}.x", one.replace(".", "..", 1)):
+            assert refused(near, auth).status == 401
+
+
+def signed(subject: str, ends: int) -> str:
+    """A header with a token of ours that ends then."""
+    claims = {"iss": "holdfast", "aud": "holdfast", "sub": subject, "iat": 0, "exp": ends}
+    return f"Bearer {jwt.encode(claims, KEY, 'HS256')}"
+
+
+def test_the_memory_of_tokens_is_bounded() -> None:
+    """However many tokens there are, each is checked rightly, and 4,096 are remembered at the most."""
+    auth = Authenticator(JWT)
+    ends = int(time.time()) + 600
+    for n in [*range(4200), 0]:
+        assert auth.claims(signed(str(n), ends))["sub"] == str(n)
+    assert len(auth._verified) <= 4096
+
+
+def test_a_far_end_is_no_error() -> None:
+    """A token of ours that ends after any date there is passes like another."""
+    assert Authenticator(JWT).claims(signed("ada", 10**400))["sub"] == "ada"
+
+
+@pytest.mark.parametrize(
+    ("scope", "allowed"),
+    [
+        ("analytics:admin", True),
+        ("analytics:read analytics:admin", True),
+        ("", False),
+        ("analytics:read", False),
+        ("analytics:administrator", False),
+        ("Analytics:Admin", False),
+        ("xanalytics:admin", False),
+    ],
+)
+def test_a_scope_is_a_whole_word(scope: str, allowed: bool) -> None:
+    """A scope is among those of the token or it is not; the refusal is a 403 that names it."""
+    auth = Authenticator(JWT)
+    claims = auth.claims(f"Bearer {issue('ada', scope=scope)}")
+    if allowed:
+        auth.require(claims, ADMIN_SCOPE)
+    else:
+        with pytest.raises(Problem) as caught:
+            auth.require(claims, ADMIN_SCOPE)
+        assert caught.value.status == 403
+        assert challenge(caught.value) == 'Bearer error="insufficient_scope", scope="analytics:admin"'
+
+
+def test_a_scope_in_a_list_is_none() -> None:
+    """RFC 8693 §4.2: `scope` is one string; a list that looks like one grants nothing."""
+    with pytest.raises(Problem):
+        Authenticator(JWT).require({"scope": ["analytics:admin"]}, ADMIN_SCOPE)
+
+
+@pytest.mark.parametrize("value", [None, [], ["a"], {"a": 1}])
+def test_a_report_of_a_tenant_needs_the_claim(value: Any) -> None:
+    """Without the claim, or with one that is no plain value, a bound report is 403 and names the claim."""
+    claims = {"sub": "ada"} if value is None else {"sub": "ada", "org": value}
+    with pytest.raises(Problem) as caught:
+        Authenticator(JWT).bound(claims, {"tenant": "org"})
+    assert caught.value.status == 403
+    assert "org" in json.loads(caught.value.body)["detail"]
+
+
+def test_bound_claims_are_those_that_are_asked_for() -> None:
+    """A report gets the claims that it names, and nothing else of the token."""
+    claims = {"sub": "ada", "org": "acme", "unit": 7, "secret": "x"}
+    found = Authenticator(JWT).bound(claims, {"tenant": "org", "part": "unit"})
+    assert found == {"org": "acme", "unit": 7}
+
+
+def test_with_authentication_off_everybody_is_nobody() -> None:
+    """Without authentication a token is not even looked at, every scope is granted, and no claim is there."""
+    auth = Authenticator(OFF)
+    for header in (None, "Bearer nonsense", f"Bearer {issue('ada', claims={'org': 'acme'})}"):
+        assert auth.claims(header) == {}
+    auth.require({}, ADMIN_SCOPE)
+    with pytest.raises(Problem):
+        auth.bound(auth.claims(f"Bearer {issue('ada', claims={'org': 'acme'})}"), {"tenant": "org"})
+
+
+def test_a_gateway_without_its_secret_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the secret is missing, a check ends in an error that names it, never in a way through."""
+    monkeypatch.delenv("JWT_SECRET")
+    auth = Authenticator(JWT)
+    with pytest.raises(SettingsError, match=r"^JWT_SECRET: "):
+        auth.claims("Bearer x.y.z")
+    assert refused(None, auth).status == 401
