@@ -35,10 +35,11 @@ test: $(STAMP) ## run all tests, on real servers of their own
 unit: $(STAMP) ## run the unit tests alone (seconds, no server)
 	$(BIN)/python -m pytest tests/unit
 
-check: $(STAMP) ## formatting, lint and types
+check: $(STAMP) ## formatting, lint, types, and which package may import which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet --durations=0 tests/unit/test_import_rules.py
 
 format: $(STAMP) ## format the code and apply the safe fixes
 	$(BIN)/ruff format .

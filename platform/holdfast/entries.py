@@ -119,7 +119,8 @@ def build(
     return enclose(
         key=key,
         body=msgspec.json.encode(body),
-        digest_of=encoded_rows,
+        # Sorted, so that neither a set nor the order of a row's columns makes two digests of equal rows.
+        digest_of=msgspec.json.encode(rows, order="deterministic"),
         rows=len(rows),
         times=Times(computed_at, computed_at + ttl, computed_at + ttl + max_stale),
     )

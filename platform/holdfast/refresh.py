@@ -187,11 +187,8 @@ async def _all(backend: Backend, names: list[str], params: Mapping[str, Scalar])
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(backend.query(name, params)) for name in names]
-    except ExceptionGroup as errors:
-        # Not `except*`: what is raised within one comes out as a group again.
-        if isinstance(first := errors.exceptions[0], HoldfastError):
-            raise first from None
-        raise
+    except* HoldfastError as errors:
+        raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
 
 

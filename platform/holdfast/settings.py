@@ -61,9 +61,14 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 def environment() -> dict[str, str]:
     """Every variable Holdfast may read, with the strongest source winning; `X_FILE` is not yet opened."""
-    weak = {**_dotenv(Path(".env")), **os.environ}
-    home = Path(weak.get("HOLDFAST_HOME") or ".holdfast")
-    return {**_dotenv(home / "run" / "up.env"), **weak}
+    given = {**_dotenv(Path(".env")), **os.environ}
+    home = Path(given.get("HOLDFAST_HOME") or ".holdfast")
+    published = _dotenv(home / "run" / "up.env")
+    for server in ("POSTGRES_", "MONGO_", "REDIS_", "BROKER_"):
+        # A server of one's own must never be sent the user and password of the embedded one.
+        if not given.keys().isdisjoint({f"{server}URL", f"{server}URL_FILE", f"{server}HOST"}):
+            published = {n: value for n, value in published.items() if not n.startswith(server)}
+    return {**published, **given}
 
 
 def _dotenv(path: Path) -> dict[str, str]:

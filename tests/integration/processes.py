@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -131,8 +131,7 @@ class Process:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
-        _, alive = psutil.wait_procs(family, timeout=10)
-        assert not alive, f"these could not be killed: {alive}"
+        gone([process.pid for process in family])
 
 
 class Platform:
@@ -141,7 +140,6 @@ class Platform:
     def __init__(self, **settings: str) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="hf-"))
         self.port = free_port()
-        self.gateway_port = free_port()
         self.settings = {"SUPERVISOR_PORT": str(self.port), "REPORTS": SAMPLES, **settings}
         self.started: list[Process] = []
 
@@ -177,30 +175,22 @@ class Platform:
         self.started.append(process)
         return process
 
-    def refused(self, *argv: str, **settings: str) -> str:
-        """Start `holdfast …`, which must end at once with status 2: the one line that it prints."""
-        process = self.start(*argv, **settings)
+    def refused(self, process: Process) -> str:
+        """A process that must end at once with status 2: the one line that it prints."""
         status, text = process.wait(), process.output()
         assert status == 2, f"exit status {status}: {text}"
         assert len(text.splitlines()) == 1, f"not one line: {text}"
         return text
 
-    def supervisor(self, *, ready: bool = True, **settings: str) -> Process:
-        """Start the supervisor, and wait until it is ready (or merely alive)."""
+    def supervisor(self, **settings: str) -> Process:
+        """Start the supervisor, and wait until it is ready."""
         process = self.start("supervisor", **settings)
-        expected = "readyz" if ready else "livez"
-        eventually(
-            f"the supervisor's /{expected}", lambda: self._answers(process, self.port, expected), within=30
-        )
+        self.answers(process, self.port)
         return process
 
-    def gateway(self, *, ready: bool = True, **settings: str) -> Process:
-        """Start a gateway on `gateway_port` unless GW_PORT is given, and wait for it."""
-        settings = {"GW_AUTH": "off", "GW_PORT": str(self.gateway_port), **settings}
-        process = self.start("gateway", name=f"gateway-{settings['GW_PORT']}", **settings)
-        expected, port = "readyz" if ready else "livez", int(settings["GW_PORT"])
-        eventually(f"the gateway's /{expected}", lambda: self._answers(process, port, expected), within=30)
-        return process
+    def answers(self, process: Process, port: int, path: str = "readyz") -> None:
+        """Wait until a supervisor or a gateway answers 200 there."""
+        eventually(f"200 of {process} at /{path}", lambda: self._answers(process, port, path), within=30)
 
     def _answers(self, process: Process, port: int, path: str) -> bool:
         if not process.running:
@@ -233,7 +223,15 @@ def metric(text: str, name: str, **labels: str) -> float:
 
 def gone(pids: Sequence[int], within: float = 10.0) -> None:
     """Wait until none of these processes lives."""
-    eventually(f"the end of {list(pids)}", lambda: not any(map(psutil.pid_exists, pids)), within=within)
+    eventually(f"the end of {list(pids)}", lambda: not any(map(_lives, pids)), within=within, every=0.01)
+
+
+def _lives(pid: int) -> bool:
+    # An orphan that has ended stays a zombie until init looks at it.
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Servers:
@@ -249,9 +247,10 @@ class Servers:
             server.prepare()
 
     def start(self) -> None:
-        """Start those that do not run."""
-        for server in self.every:
-            server.start()
+        """Start those that do not run, all at once."""
+        with ThreadPoolExecutor(len(self.every)) as pool:
+            for started in [pool.submit(server.start) for server in self.every]:
+                started.result()
 
     def kill(self) -> None:
         """Kill those that run."""

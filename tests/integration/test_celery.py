@@ -38,15 +38,13 @@ class Shop:
         self.cache = _redis(servers, "supervisor", 0)
         self.queues = _redis(servers, "celery", 1)
         self.sender = _sender(servers.valkey.broker_url_file.read_text())
-        self.worker = self.start_worker()
+        self.supervisor: Process | None = None
+        self.worker = platform.start("worker", "--concurrency=2", **self.broker)
 
-    def start_supervisor(self) -> Process:
-        """Start the supervisor: it alone is told where the databases are."""
-        return self.platform.supervisor(**self.servers.env())
-
-    def start_worker(self) -> Process:
-        """Start `holdfast worker`, and do not wait for it."""
-        return self.platform.start("worker", "--concurrency=2", **self.broker)
+    def supervised(self) -> None:
+        """Start the supervisor unless it runs: it alone is told where the databases are."""
+        if self.supervisor is None or not self.supervisor.running:
+            self.supervisor = self.platform.supervisor(**self.servers.env())
 
     def send(self, task: str = "holdfast.refresh", **arguments: Any) -> str:
         """Send a task: its id."""
@@ -79,14 +77,13 @@ def _sender(url: str) -> Celery:
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[Shop]:
-    """The shop of this module's tests."""
+def unsupervised() -> Iterator[Shop]:
+    """The shop of this module's tests, with its worker but perhaps without its supervisor."""
     with Platform() as platform, Background() as background:
         servers = Servers(platform.home)
         try:
             servers.start()
             made = Shop(platform, servers, background)
-            made.start_supervisor()
             eventually("the worker", lambda: " ready." in made.worker.output(), within=30)
             yield made
             made.sender.close()
@@ -94,6 +91,25 @@ def shop() -> Iterator[Shop]:
             made.queues.close()
         finally:
             servers.kill()
+
+
+@pytest.fixture
+def shop(unsupervised: Shop) -> Shop:
+    """The shop, with everything in it running."""
+    unsupervised.supervised()
+    return unsupervised
+
+
+def test_what_may_pass_is_tried_again(unsupervised: Shop) -> None:
+    """A refresh that finds no supervisor is tried again later, and succeeds once there is one."""
+    shop = unsupervised
+    if shop.supervisor is not None:
+        assert shop.supervisor.terminate() == 0
+    task = shop.send(report="numbers", params={"upto": 12})
+    eventually("a retry", lambda: shop.told(task, "Retry in", "retry: "))
+    assert shop.entry(f"{NUMBERS}?upto=12") is None
+    shop.supervised()
+    eventually("the entry", lambda: shop.entry(f"{NUMBERS}?upto=12"), within=20)
 
 
 def test_a_refresh_task_puts_the_entry_into_redis(shop: Shop) -> None:
@@ -194,17 +210,6 @@ def test_nothing_from_the_queue_is_unpickled(shop: Shop, tmp_path: Path) -> None
     assert not target.exists()
 
 
-def test_what_may_pass_is_tried_again(shop: Shop) -> None:
-    """A refresh that finds no supervisor is tried again later, and succeeds once there is one."""
-    supervisor = next(p for p in shop.platform.started if "supervisor" in repr(p) and p.running)
-    assert supervisor.terminate() == 0
-    task = shop.send(report="numbers", params={"upto": 12})
-    eventually("a retry", lambda: shop.told(task, "Retry in", "retry: "))
-    assert shop.entry(f"{NUMBERS}?upto=12") is None
-    shop.start_supervisor()
-    eventually("the entry", lambda: shop.entry(f"{NUMBERS}?upto=12"), within=20)
-
-
 def test_plain_celery_is_enough(shop: Shop) -> None:
     """`celery -A holdfast_workers worker`, without `holdfast`, does the same work."""
     broker = shop.servers.valkey.broker_url_file.read_text().strip().removesuffix("/1") + "/2"
@@ -297,7 +302,7 @@ def _shown(url: str, login: tuple[str, str], task: str) -> dict[str, Any] | None
 
 def test_flower_does_not_start_without_a_password(shop: Shop) -> None:
     """Without FLOWER_BASIC_AUTH, `holdfast flower` ends at once with one line that names it."""
-    line = shop.platform.refused("flower", **shop.broker)
+    line = shop.platform.refused(shop.platform.start("flower", name="no-password", **shop.broker))
     assert line.startswith("FLOWER_BASIC_AUTH: ")
 
 

@@ -59,7 +59,7 @@ def platform(postgres: Postgres, mongo: Mongo, valkey: Valkey) -> Iterator[Platf
     """A supervisor on the session's servers, with a small pool."""
     asyncio.run(_fill(postgres, mongo))
     settings = {**postgres.env(), "POSTGRES_DB": DATABASE, **mongo.env(), **valkey.env()}
-    with Platform(**settings, PG_POOL_MAX=str(POOL)) as made:
+    with Platform(**settings, PG_POOL_MAX=str(POOL), PG_CONN_TIMEOUT="1000") as made:
         made.supervisor()
         yield made
 
@@ -204,7 +204,7 @@ def test_a_result_beyond_a_frame_fails_alone(client: Client, background: Backgro
 
 def test_calls_on_one_connection_interleave(client: Client, background: Background) -> None:
     """Quick calls overtake a slow one that was sent before them on the same connection."""
-    slow = background.start(_query(client, "slow.sleep", ms=1500))
+    slow = background.start(_query(client, "slow.sleep", ms=1000))
     eventually("the slow call to be sent", lambda: client.in_flight == 1, every=0.005)
 
     async def quick() -> list[Any]:
@@ -215,7 +215,7 @@ def test_calls_on_one_connection_interleave(client: Client, background: Backgrou
     assert not slow.done()
     for n, answer in enumerate(answers, 1):
         assert answer["rows"][-1] == [n, n * n, str(n)]
-    assert slow.result(5)["rows"] == [["", 1500, ""]]
+    assert slow.result(5)["rows"] == [["", 1000, ""]]
 
 
 def test_a_cancelled_call_ends_its_query(client: Client, background: Background, postgres: Postgres) -> None:
@@ -338,15 +338,15 @@ def test_postgres_never_sees_more_than_the_pool(
 def test_an_exhausted_pool_is_told_in_time(
     platform: Platform, client: Client, background: Background
 ) -> None:
-    """While slow queries hold every connection, others fail as PoolExhausted after PG_CONN_TIMEOUT (2 s),
+    """While slow queries hold every connection, others fail as PoolExhausted after PG_CONN_TIMEOUT (1 s),
     and the supervisor stays ready.
     """
-    slow = [background.start(_query(client, "slow.sleep", ms=3000)) for _ in range(POOL - 1)]
+    slow = [background.start(_query(client, "slow.sleep", ms=2000)) for _ in range(POOL - 1)]
     eventually("a full pool", lambda: _pool(platform)["in_use"] == POOL - 1)
     began = time.monotonic()
     with pytest.raises(PoolExhausted):
         background.run(_query(client, "numbers.squares"))
-    assert 1.5 < took(began) < 2.8
+    assert 0.9 < took(began) < 1.8
     assert httpx.get(f"http://127.0.0.1:{platform.port}/readyz").status_code == 200
     for call in slow:
         call.result(10)
@@ -407,24 +407,24 @@ def test_the_admin_port_is_on_loopback(platform: Platform) -> None:
 # How it begins and ends.
 
 
-def test_a_second_supervisor_is_refused(platform: Platform, client: Client, background: Background) -> None:
-    """A second supervisor on the same socket ends at once with status 2 and one line that names the pid of
-    the first, which goes on.
+def test_who_cannot_start_says_so_in_a_line(
+    platform: Platform, client: Client, background: Background
+) -> None:
+    """A second supervisor on the same socket, and one whose admin port is taken, end at once with status 2
+    and one line: it names the pid of the first, or SUPERVISOR_PORT. The first one goes on.
     """
     pid = background.run(client.call("ping"))["pid"]
-    line = platform.refused("supervisor", SUPERVISOR_PORT=str(free_port()))
-    assert f"pid {pid}" in line
-    assert "SUPERVISOR_SOCKET" in line
-    assert background.run(client.call("ping"))["pid"] == pid
-
-
-def test_a_port_in_use_is_told_in_a_line(platform: Platform) -> None:
-    """Where its admin port is taken, the supervisor ends with one line that names SUPERVISOR_PORT."""
     other = platform.home / "other.sock"
-    line = platform.refused("supervisor", SUPERVISOR_SOCKET=str(other))
+    second = platform.start("supervisor", name="second", SUPERVISOR_PORT=str(free_port()))
+    taken = platform.start("supervisor", name="taken", SUPERVISOR_SOCKET=str(other))
+    line = platform.refused(second)
+    assert line.startswith("SUPERVISOR_SOCKET: ")
+    assert f"pid {pid}" in line
+    line = platform.refused(taken)
     assert line.startswith("SUPERVISOR_PORT: ")
     assert str(platform.port) in line
     assert not other.exists()
+    assert background.run(client.call("ping"))["pid"] == pid
 
 
 @pytest.fixture(scope="module")
@@ -477,7 +477,8 @@ def test_it_starts_with_everything_down_and_heals(alone: Alone, background: Back
     """
     platform, servers = alone.platform, alone.servers
     servers.kill()
-    alone.process = platform.supervisor(ready=False)
+    alone.process = platform.start("supervisor")
+    platform.answers(alone.process, platform.port, "livez")
     client = platform.client()
     began = time.monotonic()
     for name in ("numbers.squares", "readings.by_place"):

@@ -220,6 +220,21 @@ def test_age_grows_and_is_never_negative() -> None:
     assert dict(representation.headers("HIT", "", -7.5, 900))["age"] == "0"
 
 
+def test_what_one_client_is_told_is_not_told_to_another() -> None:
+    """Headers are kept for a second; those of another encoding or outcome are never sent instead."""
+    representation = shown()
+    asked: list[tuple[Cache, Encoding]] = [
+        ("HIT", "gzip"),
+        ("HIT", ""),
+        ("STALE", ""),
+        ("HIT", "zstd"),
+        ("MISS", ""),
+    ]
+    for cache, encoding in [*asked, *reversed(asked)]:
+        headers = dict(representation.headers(cache, encoding, 5, 895))
+        assert (headers["x-cache"], headers.get("content-encoding", "")) == (cache, encoding)
+
+
 def test_the_etag_is_the_digest_of_the_rows() -> None:
     """The validator is weak, since `as_of` differs between bodies of the same rows."""
     entry = entry_of()

@@ -181,6 +181,22 @@ def test_defaults_are_left_out_of_a_url() -> None:
     )
 
 
+def test_a_canonical_url_is_written_this_way() -> None:
+    """Names sorted, all but letters, digits and `_.-~` encoded, numbers and truth values in one form.
+
+    Keys outlive a release: this is how they are written in all of them.
+    """
+    params: dict[str, Scalar] = {
+        "ratio": 1e16, "origin": "JFK", "name": "a/b c&d=é+~", "month": 7, "limit": -5, "level": 2,
+        "day": "2013-07-04", "share": 0.25, "active": True, "grade": None,
+    }  # fmt: skip
+    assert READER.url(params) == (
+        "/api/v1/analytics/everything?active=true&day=2013-07-04&limit=-5&month=7"
+        "&name=a%2Fb%20c%26d%3D%C3%A9%2B~&origin=JFK&ratio=1e%2B16&share=0.25"
+    )
+    assert READER.url({"active": False, "ratio": 3.0}) == "/api/v1/analytics/everything?active=false&ratio=3"
+
+
 def test_zero_has_one_key() -> None:
     """-0.0 equals 0.0, so it is the same result."""
     keys = {READER.key(READER.parse_query(f"ratio={zero}")) for zero in ("0", "-0", "0.0", "-0.0", "0e5")}

@@ -392,6 +392,16 @@ def test_an_entry_that_cannot_be_read_back_is_a_failure() -> None:
     assert backend.leases == {}
 
 
+def test_an_older_entry_in_its_place_is_a_lost_write() -> None:
+    """Where an older entry is read back than was written, the result does not count as stored."""
+    backend = Memory(rows=AA)
+    backend.put(UA, age=61)
+    backend.keeps = False
+    with pytest.raises(LeaseLost, match="an older entry"):
+        run(backend)
+    assert backend.runs[0]["outcome"] == "failed"
+
+
 def test_a_cancelled_refresh_gives_its_lease_back() -> None:
     """A refresh whose process stops leaves no lease behind it, and is recorded as failed."""
 
@@ -462,7 +472,7 @@ def test_a_computation_ends_when_its_lease_is_lost(run_leaping: Callable[[Any], 
         try:
             await asyncio.sleep(LEASE_SECONDS * 5.1)
             backend.take_over(AA)
-            await asyncio.Event().wait()
+            await asyncio.sleep(LEASE_SECONDS * 100)
         finally:
             took.append(asyncio.get_running_loop().time() - began)
         return []

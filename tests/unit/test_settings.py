@@ -434,6 +434,27 @@ def test_the_environment_wins_over_dot_env_and_that_over_a_running_up(
     assert (read("GW_PORT"), read("GW_WORKERS"), read("FLOWER_PORT")) == (3, 2, 1)
 
 
+@pytest.mark.parametrize("named_by", ["REDIS_URL", "REDIS_URL_FILE"])
+def test_ones_own_server_is_not_sent_the_embedded_ones_password(
+    named_by: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who names a server while `holdfast up` runs sends it no user and no password of the embedded one."""
+    home = Path(os.environ["HOLDFAST_HOME"])
+    (home / "run").mkdir(parents=True)
+    (here / "password").write_text(CANARY)
+    (here / "url").write_text("redis://own:6379/0")
+    (home / "run" / "up.env").write_text(
+        f"REDIS_URL=redis://embedded\nREDIS_USERNAME=holdfast\nREDIS_PASSWORD_FILE={here / 'password'}\n"
+        f"POSTGRES_HOST=embedded\nPOSTGRES_PASSWORD_FILE={here / 'password'}\n"
+    )
+    assert RedisSettings.load().dsn() == f"redis://holdfast:{CANARY}@embedded"
+    monkeypatch.setenv(named_by, "redis://own:6379/0" if named_by == "REDIS_URL" else str(here / "url"))
+    assert RedisSettings.load().dsn() == "redis://own:6379/0"
+    assert PostgresSettings.load().dsn() == f"postgresql://holdfast:{CANARY}@embedded:5432/holdfast"
+    monkeypatch.setenv("POSTGRES_HOST", "own")
+    assert PostgresSettings.load().dsn() == "postgresql://holdfast@own:5432/holdfast"
+
+
 def test_dot_env_may_say_where_home_is(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """HOLDFAST_HOME in `.env` is where the settings of a running `up` are looked for."""
     monkeypatch.delenv("HOLDFAST_HOME")
