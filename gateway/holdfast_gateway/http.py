@@ -172,10 +172,10 @@ def matches(if_none_match: str | None, etag: str) -> bool:
 
 
 def cors(origin: str | None, allowed: frozenset[str]) -> Headers:
-    """The headers that let a page of that origin read the answer, where it may."""
+    """The headers that let a page of that origin read the answer, where it may; `*` allows every one."""
     # Also without an Origin: a shared cache must not hand that answer to a page (Fetch, CORS and caches).
     vary = ("vary", "origin")
-    if origin is None or origin not in allowed:
+    if origin is None or not (origin in allowed or "*" in allowed):
         return [vary]
     return [
         vary,

@@ -171,7 +171,8 @@ async def compute(
             params={name: value for name, value in params.items() if value is not None},
             rows=rows,
             computed_at=computed_at,
-            ttl=report.ttl or default_ttl,
+            # From when it is there: a result that took longer than its ttl must not be stale at once.
+            ttl=(report.ttl or default_ttl) + time.time() - computed_at,
             max_stale=report.max_stale,
         )
     except HoldfastError:

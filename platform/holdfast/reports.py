@@ -9,6 +9,7 @@ a package every module counts, so a new report is one new file.
 from __future__ import annotations
 
 import importlib
+import inspect
 import itertools
 import pkgutil
 import re
@@ -174,6 +175,8 @@ class Report:
         """
         if self._compute is not None:
             raise ReportError(f"report {self.name!r}: compute is defined twice")
+        if inspect.iscoroutinefunction(function):
+            raise ReportError(f"report {self.name!r}: compute is an ordinary function, not an async one")
         self._compute = function
         return function
 

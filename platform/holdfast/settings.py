@@ -210,8 +210,13 @@ class PostgresSettings(Settings):
             SettingsError: neither POSTGRES_URL nor POSTGRES_HOST is set.
         """
         if self.url is not None:
-            text = self.url.get_secret_value()
-            return "postgresql" + text[text.index("://") :]
+            parts = urlsplit(self.url.get_secret_value())._replace(scheme="postgresql")
+            before, at, hosts = parts.netloc.rpartition("@")
+            if self.password is not None and ":" not in before:
+                # A password of its own completes a URL that has none, so that the URL may be public.
+                user = before if at else quote(self.user, safe="")
+                parts = parts._replace(netloc=f"{user}:{_secret(self.password)}@{hosts}")
+            return urlunsplit(parts)
         if self.host is None:
             raise SettingsError("POSTGRES_URL: set it, or POSTGRES_HOST, or start with `holdfast up`")
         login = _login(self.user, self.password)
@@ -236,6 +241,8 @@ class MongoSettings(Settings):
         _check_scheme("MONGO_URL", self.url, ("mongodb", "mongodb+srv"))
         if self.min_pool > self.max_pool:
             raise ValueError("MONGO_MIN_POOL: must not be above MONGO_MAX_POOL")
+        if self.password is not None and self.user is None:
+            raise ValueError("MONGO_USER: must be set where MONGO_PASSWORD is")
         return self
 
     @property
@@ -450,8 +457,12 @@ def _check_scheme(name: str, url: SecretStr | None, schemes: tuple[str, ...]) ->
 
 
 def _login(user: str, password: SecretStr | None) -> str:
-    secret = f":{quote(password.get_secret_value(), safe='')}" if password else ""
+    secret = f":{_secret(password)}" if password else ""
     return f"{quote(user, safe='')}{secret}@"
+
+
+def _secret(password: SecretStr) -> str:
+    return quote(password.get_secret_value(), safe="")
 
 
 def _host(host: str) -> str:

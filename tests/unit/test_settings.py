@@ -346,6 +346,12 @@ def test_every_secret_may_be_a_file() -> None:
     assert may_be == secret == SECRETS.keys()
 
 
+@pytest.fixture
+def _mongo_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONGO_USER", "reader")
+
+
+@pytest.mark.usefixtures("_mongo_user")
 @pytest.mark.parametrize("variable", SECRETS)
 def test_a_file_wins_over_its_variable(variable: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the file that X_FILE names exists it wins over X; one trailing newline is dropped."""
@@ -356,6 +362,7 @@ def test_a_file_wins_over_its_variable(variable: str, here: Path, monkeypatch: p
         assert read(variable) == SECRETS[variable].format("file")
 
 
+@pytest.mark.usefixtures("_mongo_user")
 @pytest.mark.parametrize("variable", SECRETS)
 def test_without_the_file_the_variable_counts(
     variable: str, here: Path, monkeypatch: pytest.MonkeyPatch
@@ -411,12 +418,33 @@ def test_only_one_newline_at_the_end_is_dropped(here: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("variable", SECRETS)
+@pytest.mark.usefixtures("_mongo_user")
 def test_settings_can_be_printed(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What settings print of themselves shows no secret and no URL that holds one."""
     monkeypatch.setenv(variable, SECRETS[variable].format(CANARY))
     loaded = FIELDS[variable][0].load()
     assert CANARY in read(variable)
     assert CANARY not in f"{loaded} {loaded!r} {loaded.model_dump()} {loaded.model_dump_json()}"
+
+
+def test_a_password_without_a_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MONGO_PASSWORD without MONGO_USER is told, and not passed over."""
+    monkeypatch.setenv("MONGO_PASSWORD", CANARY)
+    assert refusal(MongoSettings) == "MONGO_USER: must be set where MONGO_PASSWORD is"
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("postgresql://db/facts", "postgresql://holdfast:p%40%2F@db/facts"),
+        ("postgres://ann@db:6432/facts", "postgresql://ann:p%40%2F@db:6432/facts"),
+        ("postgresql://ann:own@db/facts?sslmode=require", "postgresql://ann:own@db/facts?sslmode=require"),
+    ],
+)
+def test_a_password_completes_a_postgres_url(url: str, whole: str) -> None:
+    """POSTGRES_PASSWORD fills in a URL that has none, so the URL itself need not be secret."""
+    loaded = PostgresSettings.model_validate({"POSTGRES_URL": url, "POSTGRES_PASSWORD": "p@/"})
+    assert loaded.dsn() == whole
 
 
 # Sources

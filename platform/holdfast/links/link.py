@@ -107,11 +107,10 @@ def step(state: LinkState, event: Event, *, burst: int) -> tuple[LinkState, tupl
     """The next state and what is to be done. `burst` failures in a row are backing off; more are down."""
     match event:
         case Attempting(at):
-            if state.phase is Phase.DOWN:
-                # A link that is down stays so in people's eyes until an attempt succeeds.
-                return replace(state, next_retry_at=None), ()
-            since = state.since if state.phase is Phase.CONNECTING and state.since else at
-            return replace(state, phase=Phase.CONNECTING, since=since, next_retry_at=None), ()
+            if state.phase is Phase.UP:
+                return replace(state, phase=Phase.CONNECTING, since=at, next_retry_at=None), ()
+            # After a failure the phase stays what it is in people's eyes until an attempt succeeds.
+            return replace(state, next_retry_at=None), ()
         case Opened(at):
             up = LinkState(Phase.UP, at, 0, state.generation + 1, state.last_error)
             return up, (Action.ANNOUNCE,)

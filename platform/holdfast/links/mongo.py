@@ -58,21 +58,20 @@ class MongoAdapter:
 
     def __init__(self, settings: Callable[[], MongoSettings], documents: Sequence[type[Document]]) -> None:
         self._load = settings
+        self._settings = settings()
         self._documents = list(documents)
         self._client: AsyncMongoClient[dict[str, Any]] | None = None
         self._prober: AsyncMongoClient[dict[str, Any]] | None = None
-        self._database = ""
 
     async def open(self) -> None:
         """Make the client from the settings as they are now, have a ping answered, bind the documents."""
         await self.close()
-        settings = self._load()
+        self._settings = settings = self._load()
         try:
             self._client, self._prober = client_of(settings), client_of(settings, probing=True)
         except (mx.PyMongoError, OSError, ValueError) as error:
             # The driver's message may hold a part of the URL.
             raise SettingsError(f"MONGO_URL: PyMongo cannot use it ({type(error).__name__})") from None
-        self._database = settings.db
         await self._ping(PROBE_TIMEOUT)
         with translated():
             # Without indexes: building one is a job of its own, never a reason not to be up.
@@ -92,7 +91,7 @@ class MongoAdapter:
         if self._prober is None:
             raise LinkDown("mongo is not open", link=self.name)
         with translated(), pymongo.timeout(seconds):
-            await self._prober[self._database].command("ping")
+            await self._prober[self._settings.db].command("ping")
 
     async def close(self) -> None:
         """Close every connection; what still waits on one fails at once."""
@@ -135,7 +134,7 @@ class MongoAdapter:
 
     def pool(self) -> PoolStatus:
         """The connections of the moment; PyMongo tells them through its topology's pools."""
-        limit = self._load().max_pool
+        limit = self._settings.max_pool
         pools, probing = _pools(self._client), _pools(self._prober)
         in_use = sum(pool.active_sockets for pool in pools)
         open_now = sum(pool.active_sockets for pool in probing)

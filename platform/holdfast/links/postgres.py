@@ -106,7 +106,7 @@ class PostgresAdapter:
 
     def __init__(self, settings: Callable[[], PostgresSettings]) -> None:
         self._load = settings
-        self._settings: PostgresSettings | None = None
+        self._settings = settings()
         self._engine: AsyncEngine | None = None
         self._prober: asyncpg.Connection | None = None
         self._reaper: asyncio.Task[None] | None = None
@@ -153,7 +153,7 @@ class PostgresAdapter:
         Raises:
             LinkDown, LinkLost, PoolExhausted, AuthenticationFailed, DeadlineExceeded, QueryFailed.
         """
-        if self._engine is None or self._settings is None:
+        if self._engine is None:
             raise LinkDown("postgres is not open", link=self.name)
         with translated():
             connection = self._engine.connect()
@@ -176,7 +176,7 @@ class PostgresAdapter:
 
     def pool(self) -> PoolStatus:
         """The connections of the moment."""
-        limit = self._settings.pool_max if self._settings else self._load().pool_max
+        limit = self._settings.pool_max
         if self._engine is None:
             return PoolStatus(0, 0, limit)
         pool: Any = self._engine.pool
