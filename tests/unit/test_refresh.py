@@ -178,7 +178,7 @@ def test_a_refresh_leaves_an_entry_under_the_requests_key() -> None:
     assert outcome.changed
     assert before <= outcome.entry.computed_at <= time.time()
     assert 0 <= outcome.entry.fresh_until - outcome.entry.computed_at - 60 < 1
-    assert outcome.entry.stale_until == outcome.entry.computed_at + 660
+    assert outcome.entry.stale_until == pytest.approx(outcome.entry.fresh_until + 600)
     assert b'"params":{"month":7}' in outcome.entry.body
     assert backend.asked == ["/api/v1/analytics/r?month=7"]
     assert backend.leases == {}
