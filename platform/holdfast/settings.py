@@ -1,169 +1,25 @@
-"""Settings: one small class per concern, read from the environment, `.env` and secret files.
+"""Settings: one small class per concern. How they are read is in `holdfast.variables`.
 
 For every secret, and every URL that can hold one, `X_FILE` names a file that holds `X`; when the file
-exists it wins. Sources, strongest first: `X_FILE`, the environment, `.env` in the working directory, and
-`$HOLDFAST_HOME/run/up.env`, which a running `holdfast up` leaves there so that a second terminal finds
-it. A process loads the classes it needs and no others, so a worker never reads a database's password.
+exists it wins. A process loads the classes it needs and no others, so a worker never reads a database's
+password.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_origin
+from typing import Literal, Self
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from dotenv import dotenv_values
-from pydantic import (
-    BeforeValidator,
-    Field,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, SecretStr, model_validator
 
 from holdfast.errors import SettingsError
+from holdfast.variables import Milliseconds, Port, Seconds, Settings, StringList
 
 SOCKET_PATH_LIMIT = 107
 """Bytes that the path of a Unix socket may have on Linux (`sun_path` less its terminator, unix(7))."""
-
-
-def parse_list(value: object) -> object:
-    """A list from text: a JSON array first, else comma separated; items trimmed, empty ones dropped."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text.startswith("["):
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ValueError("must be a JSON array of strings, or values separated by commas")
-        items = value
-    else:
-        items = text.split(",")
-    return [item.strip() for item in items if item.strip()]
-
-
-StringList = Annotated[list[str], NoDecode, BeforeValidator(parse_list)]
-# Below 2**31, since PostgreSQL and MongoDB hold their time-outs in 32 bits.
-Milliseconds = Annotated[int, Field(gt=0, lt=2**31, description="milliseconds")]
-Seconds = Annotated[int, Field(gt=0, lt=2**31, description="seconds")]
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-def environment() -> dict[str, str]:
-    """Every variable Holdfast may read, with the strongest source winning; `X_FILE` is not yet opened."""
-    given = {**_dotenv(Path(".env")), **os.environ}
-    home = Path(given.get("HOLDFAST_HOME") or ".holdfast")
-    published = _dotenv(home / "run" / "up.env")
-    for server in ("POSTGRES_", "MONGO_", "REDIS_", "BROKER_"):
-        # A server of one's own must never be sent the user and password of the embedded one.
-        if not given.keys().isdisjoint({f"{server}URL", f"{server}URL_FILE", f"{server}HOST"}):
-            published = {n: value for n, value in published.items() if not n.startswith(server)}
-    return {**published, **given}
-
-
-def _dotenv(path: Path) -> dict[str, str]:
-    try:
-        values = dotenv_values(path, interpolate=False) if path.is_file() else {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read as a .env file ({type(error).__name__})") from None
-    return {name: value for name, value in values.items() if value is not None}
-
-
-class _Files(PydanticBaseSettingsSource):
-    """The one source: variables by their alias, each replaced by its `_FILE` where it may have one."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        variables = environment()
-        secret: frozenset[str] = getattr(self.settings_cls, "_may_be_files", frozenset())
-        for field in self.settings_cls.model_fields.values():
-            name = str(field.alias)
-            value = variables.get(name)
-            if name in secret and (path := variables.get(f"{name}_FILE")) is not None:
-                if not path:
-                    raise SettingsError(f"{name}_FILE: is set and empty; give it a path, or leave it out")
-                value = _read_secret(name, Path(path), fallback=value)
-            if value is not None:
-                found[name] = value
-        return found
-
-
-def _read_secret(name: str, path: Path, *, fallback: str | None) -> str | None:
-    try:
-        # As bytes: reading as text would also change every line break within the value.
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        if fallback is None:
-            raise SettingsError(
-                f"{name}_FILE: names a file that does not exist, and {name} is not set"
-            ) from None
-        return fallback
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{name}_FILE: cannot be read ({type(error).__name__})") from None
-    text = text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
-    if not text:
-        raise SettingsError(f"{name}_FILE: names an empty file; it must hold the value of {name}")
-    return text
-
-
-class Settings(BaseSettings):
-    """The base of the setting classes. `load()` is how each is read."""
-
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-    _may_be_files: ClassVar[frozenset[str]] = frozenset()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, _Files(settings_cls)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _not_empty(cls, value: object, info: ValidationInfo) -> object:
-        if value == "" and get_origin(cls.model_fields[str(info.field_name)].annotation) is not list:
-            raise ValueError("is set and empty; give it a value, or leave it out")
-        return value
-
-    @classmethod
-    def load(cls) -> Self:
-        """Read this class's variables.
-
-        Raises:
-            SettingsError: one line per wrong variable: its name and what it must be, never its content.
-        """
-        try:
-            return cls()
-        except ValidationError as error:
-            raise SettingsError("\n".join(sorted(_explain(e) for e in error.errors()))) from None
-
-
-def _explain(error: Mapping[str, Any]) -> str:
-    where = str(error["loc"][0]) if error["loc"] else ""
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "too_short":
-        message = f"must have {error['ctx']['min_length']} or more characters or items"
-    message = message[0].lower() + message[1:] if where else message
-    message = message.replace("input should", "must", 1)
-    return f"{where}: {message}" if where else message
 
 
 class HomeSettings(Settings):

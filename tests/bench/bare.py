@@ -36,7 +36,7 @@ def create() -> Bare:
 def main() -> None:
     """Serve until SIGTERM, on GW_PORT."""
     target = f"{Path(__file__).resolve()}:create"
-    gateway.Server = functools.partial(_server, target)  # type: ignore[attr-defined]
+    gateway.Server = functools.partial(_server, target)  # type: ignore[assignment, attr-defined]
     gateway.main()
 
 

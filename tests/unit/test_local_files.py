@@ -29,12 +29,13 @@ from holdfast.local.files import (
 from holdfast.local.instance import (
     Instance,
     end_leftovers,
+    lock_file,
     processes_file,
     recorded_processes,
-    running_pid,
     up_env_file,
 )
 from holdfast.local.status import living_processes
+from holdfast.locks import holder
 
 
 def mode(path: Path) -> int:
@@ -115,8 +116,8 @@ def test_a_second_up_on_the_same_home_is_told_who_runs(tmp_path: Path) -> None:
     with Instance(tmp_path), pytest.raises(LocalError, match=f"as pid {os.getpid()}"):
         Instance(tmp_path).__enter__()
     with Instance(tmp_path):
-        assert running_pid(tmp_path) == os.getpid()
-    assert running_pid(tmp_path) is None
+        assert holder(lock_file(tmp_path)) == os.getpid()
+    assert holder(lock_file(tmp_path)) is None
 
 
 def test_a_claim_does_not_outlive_its_process(tmp_path: Path) -> None:

@@ -29,11 +29,10 @@ from holdfast.settings import (
     PostgresSettings,
     RedisSettings,
     ReportsSettings,
-    Settings,
     SupervisorSettings,
     is_loopback,
-    parse_list,
 )
+from holdfast.variables import Settings, parse_list
 
 CANARY = "canary-5b1f9e-do-not-show"
 

@@ -9,15 +9,14 @@ those, and kills what stays, but only processes that are provably the recorded o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.local.files import LocalError, private_folder, write_atomic
+from holdfast.locks import Held, hold
 
 if TYPE_CHECKING:
     import psutil
@@ -33,30 +32,29 @@ def up_env_file(home: Path) -> Path:
     return home / "run" / "up.env"
 
 
+def lock_file(home: Path) -> Path:
+    """What the running `holdfast up` holds."""
+    return home / "run" / "up.lock"
+
+
 class Instance:
     """The claim of one `holdfast up` on its HOLDFAST_HOME: a context manager."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self._lock: int | None = None
+        self._lock = contextlib.ExitStack()
         self._written = ""
 
     def __enter__(self) -> Instance:
         private_folder(self.home)
         private_folder(self.home / "run")
-        descriptor = os.open(self.home / "run" / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            pid = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
-            os.close(descriptor)
+            self._lock.enter_context(hold(lock_file(self.home)))
+        except Held as held:
             raise LocalError(
-                f"holdfast up already runs on {self.home} as pid {pid}: stop it,"
+                f"holdfast up already runs on {self.home} as pid {held.pid}: stop it,"
                 " or set another HOLDFAST_HOME and other ports"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        self._lock = descriptor
         # Left by an instance that was killed, it would name servers that no longer run.
         up_env_file(self.home).unlink(missing_ok=True)
         end_leftovers(self.home)
@@ -65,8 +63,7 @@ class Instance:
     def __exit__(self, *_error: object) -> None:
         up_env_file(self.home).unlink(missing_ok=True)
         processes_file(self.home).unlink(missing_ok=True)
-        if self._lock is not None:
-            os.close(self._lock)
+        self._lock.close()
 
     @property
     def example_loaded(self) -> bool:
@@ -101,22 +98,6 @@ def recorded_processes(home: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def running_pid(home: Path) -> int | None:
-    """The pid of the `holdfast up` that holds this home, or None."""
-    try:
-        descriptor = os.open(home / "run" / "up.lock", os.O_RDWR)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        with contextlib.suppress(ValueError):
-            return int(os.read(descriptor, 32))
-    finally:
-        os.close(descriptor)
-    return None
 
 
 def end_leftovers(home: Path, *, patience: float = 5.0) -> None:

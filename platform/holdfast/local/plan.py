@@ -26,9 +26,9 @@ from holdfast.settings import (
     RedisSettings,
     ReportsSettings,
     SupervisorSettings,
-    environment,
     is_loopback,
 )
+from holdfast.variables import environment
 
 EXAMPLE = "holdfast_flights.reports"
 PROCESSES = ("supervisor", "gateway", "worker", "beat", "flower")

@@ -18,7 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from holdfast.local.instance import recorded_processes, running_pid
+from holdfast.local.instance import lock_file, recorded_processes
+from holdfast.locks import holder
 from holdfast.settings import HomeSettings, SupervisorSettings
 
 _COLOURS = {"up": "green", "connecting": "yellow", "backing-off": "yellow", "down": "red"}
@@ -45,7 +46,7 @@ def show(as_json: bool) -> int:
 
 def living_processes(home: Path) -> dict[str, dict[str, Any]]:
     """The recorded processes, `alive` checked against the system; empty when no `up` runs here."""
-    if running_pid(home) is None:
+    if holder(lock_file(home)) is None:
         return {}
     found = recorded_processes(home)
     for state in found.values():

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +24,7 @@ from holdfast.links.mongo import MongoAdapter
 from holdfast.links.postgres import PostgresAdapter
 from holdfast.links.redis import RedisAdapter
 from holdfast.listening import bind
+from holdfast.locks import Held, hold
 from holdfast.metrics import SupervisorMetrics
 from holdfast.reports import load_reports
 from holdfast.settings import (
@@ -145,21 +144,14 @@ def sole(path: Path) -> Iterator[None]:
         SettingsError: another one does; the message says which process.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            raise SettingsError(
-                f"SUPERVISOR_SOCKET: a supervisor (pid {holder}) serves {path} already; "
-                "stop it, or set another path"
-            ) from None
-        os.truncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        os.close(descriptor)
+        with hold(path.with_suffix(".lock")):
+            yield
+    except Held as held:
+        raise SettingsError(
+            f"SUPERVISOR_SOCKET: a supervisor (pid {held.pid}) serves {path} already; "
+            "stop it, or set another path"
+        ) from None
 
 
 def main() -> None:
