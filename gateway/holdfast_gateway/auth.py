@@ -31,6 +31,13 @@ class Authenticator:
         self._settings = JwtSettings.load() if self.required else None
         self._verified: dict[str, tuple[Claims, float]] = {}
 
+    def remembers(self, authorization: str | None) -> bool:
+        """Whether this caller needs no further look: no token is required, or this one was verified."""
+        if self._settings is None:
+            return True
+        known = self._verified.get(authorization) if authorization else None
+        return known is not None and time.time() < known[1]
+
     def claims(self, authorization: str | None) -> Claims:
         """The caller's claims.
 
