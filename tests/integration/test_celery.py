@@ -9,7 +9,6 @@ import pickle
 import socket
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -229,11 +228,11 @@ def test_beat_leads_and_sends_what_is_due(shop: Shop) -> None:
     over, as often as its schedule says.
     """
     eventually("the lead", lambda: shop.queues.exists("redbeat::lock"), within=20)
-    runs = eventually("two rounds", lambda: _rounds(shop, 2), within=20)
+    runs = eventually("three rounds", lambda: _rounds(shop, 3), within=20)
     assert {run["trigger"] for run in runs} == {"schedule"}
     assert {run["params"]["upto"] for run in runs} == {2, 3}
     starts = sorted(run["started_at"] for run in runs if run["params"]["upto"] == 2)
-    assert 1.0 < min(later - sooner for sooner, later in pairwise(starts)) < 3.0
+    assert 1.0 < starts[-1] - starts[-2] < 3.5
     assert shop.beat.terminate() == 0
 
 

@@ -284,9 +284,9 @@ def test_a_collection_of_someone_elses_is_refused(databases: Databases) -> None:
     [
         ({"POSTGRES_PORT": "1"}, "Postgres cannot be used"),
         ({"POSTGRES_DB": "absent"}, "Postgres cannot be used"),
-        ({"POSTGRES_PASSWORD_FILE": "", "POSTGRES_PASSWORD": "not-it"}, "Postgres refused"),
+        ({"POSTGRES_PASSWORD_FILE": "not-there", "POSTGRES_PASSWORD": "not-it"}, "Postgres refused"),
         ({"MONGO_URL": "mongodb://127.0.0.1:1"}, "MongoDB cannot be used"),
-        ({"MONGO_PASSWORD_FILE": "", "MONGO_PASSWORD": "not-it"}, "MongoDB refused"),
+        ({"MONGO_PASSWORD_FILE": "not-there", "MONGO_PASSWORD": "not-it"}, "MongoDB refused"),
         ({"MONGO_URL": "http://127.0.0.1"}, "MONGO_URL: must be a URL"),
     ],
     ids=lambda part: "+".join(part) if isinstance(part, dict) else None,

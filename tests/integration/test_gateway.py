@@ -284,7 +284,7 @@ def _answer(town: Town, target: str, cache: str) -> httpx.Response | None:
 
 def test_a_hundred_misses_are_one_computation(town: Town) -> None:
     """A hundred readers of the same result, which nobody has yet, get it all, from one computation."""
-    before = town.computed("slow")
+    before, asked = town.computed("slow"), town.platform.metric("holdfast_calls_total", op="compute")
     target = f"{ANALYTICS}/slow?ms=400&tag=herd"
 
     async def all_at_once() -> list[httpx.Response]:
@@ -298,6 +298,7 @@ def test_a_hundred_misses_are_one_computation(town: Town) -> None:
     assert len({answer.content for answer in answers}) == 1
     assert town.closed.get(target, headers=bearer()).headers["x-cache"] == "HIT"
     assert town.computed("slow") == before + 1
+    assert town.platform.metric("holdfast_calls_total", op="compute") == asked + 1
 
 
 def test_what_takes_long_is_202_and_then_a_hit(town: Town) -> None:
@@ -527,6 +528,8 @@ def test_an_invalidation_needs_its_scope_and_renews(town: Town) -> None:
     answer = town.closed.delete(long, headers=bearer(scope="analytics:read analytics:admin"))
     assert answer.status_code == 202
     assert answer.json() == {"report": "numbers", "was_cached": True, "refreshing": True}
+    after = town.closed.get(long, headers=bearer())
+    assert after.headers["x-cache"] == "STALE" or after.json()["as_of"] > before
     eventually("a new result", lambda: town.closed.get(long, headers=bearer()).json()["as_of"] > before)
     absent = town.closed.delete(target, headers=bearer(scope="analytics:admin"))
     assert (absent.status_code, absent.json()["was_cached"]) == (202, False)
