@@ -10,6 +10,7 @@ five seconds).
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable
 from typing import Any
@@ -25,6 +26,7 @@ from holdfast.errors import (
     HoldfastError,
     InvalidParams,
     LinkDown,
+    Retryable,
     UnknownReport,
 )
 from holdfast.links.link import Link, LinkState
@@ -51,8 +53,11 @@ from holdfast_gateway.lookup import Found, Lookup, StillComputing, Wanted
 
 MAX_TARGET = 4096
 MAX_BODY = 16 * 1024
+BODY_SECONDS = 10
 _TARGETS = 10_000
 _PREFIX = ANALYTICS_PATH + "/"
+_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
+"""Headers by which a proxy tells that the request comes from elsewhere."""
 _LINKS = {"postgres": "Postgres", "mongo": "MongoDB"}
 _REFRESH_PATH = "/api/v1/auth/refresh"
 
@@ -109,7 +114,15 @@ class Gateway:
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         for work in (self._redis.run(), self._supervisor.run(), self._catalogue.run()):
-            self._tasks.append(loop.create_task(work))
+            task = loop.create_task(work)
+            task.add_done_callback(self._ended)
+            self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A side task that died ends the worker, which Granian replaces: half a gateway is worse."""
+        if not task.cancelled():
+            self._log.critical("a side task of the gateway ended", exc_info=task.exception())
+            os._exit(1)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         for task in self._tasks:
@@ -157,7 +170,10 @@ class Gateway:
         if isinstance(error, Problem):
             return error
         if isinstance(error, HoldfastError):
-            return _problem(error)
+            problem = _problem(error)
+            if problem.status >= 500 and not error.retryable:
+                self._log.error("a request failed", path=printable(scope.path), error=str(error))
+            return problem
         self._log.error("a request failed", path=printable(scope.path), exc_info=error)
         return Problem(500, "Internal Server Error")
 
@@ -275,7 +291,9 @@ class Gateway:
             if self._catalogue.known is None:
                 return 503, text, b"not ready: no catalogue yet\n"
             return 200, text, b"ready\n"
-        here = is_loopback(scope.client.rpartition(":")[0]) and not scope.headers.get("x-forwarded-for")
+        headers = scope.headers
+        forwarded = any(headers.get(name) is not None for name in _FORWARDED)
+        here = is_loopback(scope.client.rpartition(":")[0]) and not forwarded
         if not here:
             self._auth.require(self._auth.claims(scope.headers.get("authorization")), METRICS_SCOPE)
         self._metrics.l1_bytes.set(self._lookup.memory.bytes)
@@ -289,8 +307,14 @@ class Gateway:
 
     async def _delete(self, scope: Scope, proto: Any, claims: Claims) -> None:
         wanted = await self._wanted(scope, (scope.path, scope.query_string), claims)
-        self._supervisor.check()
-        marked = await self._client.call("mark_stale", report=wanted.report, params=wanted.params, deadline=5)
+        try:
+            self._supervisor.check()
+            marked = await self._client.call(
+                "mark_stale", report=wanted.report, params=wanted.params, deadline=5
+            )
+        except Retryable as error:
+            retry = float(error.details.get("retry_in") or 1)
+            raise unavailable("This result cannot be marked stale now.", retry) from None
         self._lookup.distrust(wanted.key)
         body = json_body({"report": wanted.report, "was_cached": marked, "refreshing": True})
         self._send(scope, proto, 202, [("content-type", JSON), ("cache-control", "no-store"), NOSNIFF], body)
@@ -298,6 +322,8 @@ class Gateway:
     async def _exchange(self, proto: Any) -> bytes:
         """A refresh token for a new access token (RFC 6749 §6, with a JSON body)."""
         settings = JwtSettings.load()
+        if settings.refresh_secret is None:
+            raise Problem(404, "Not Found", "This gateway takes no refresh tokens.")
         try:
             given = msgspec.json.decode(await _body(proto), type=dict[str, Any])
             claims = verify(str(given.get("refresh_token", "")), settings, refresh=True)
@@ -320,10 +346,14 @@ def _allow(method: str, *allowed: str) -> None:
 
 async def _body(proto: Any) -> bytes:
     body = bytearray()
-    async for chunk in proto:
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise Problem(413, "Content Too Large", f"A body has {MAX_BODY} bytes at the most.")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in proto:
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise Problem(413, "Content Too Large", f"A body has {MAX_BODY} bytes at the most.")
+    except TimeoutError:
+        raise Problem(408, "Request Timeout", f"A body arrives within {BODY_SECONDS} seconds.") from None
     return bytes(body)
 
 

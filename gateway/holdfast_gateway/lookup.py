@@ -44,8 +44,10 @@ class Item:
 
     def __init__(self, representation: Representation, now: float, wall: float) -> None:
         entry = representation.entry
+        # Computed in the future: the clock was set back since, and must not make the entry fresh for longer.
+        wall = max(wall, entry.computed_at)
         self.representation = representation
-        self.computed_at = now - max(0.0, wall - entry.computed_at)
+        self.computed_at = now + entry.computed_at - wall
         self.fresh_until = now + entry.fresh_until - wall
         self.stale_until = now + entry.stale_until - wall
         self.trusted_until = now + TRUSTED_SECONDS
@@ -176,6 +178,7 @@ class Lookup:
         if item := self.memory.items.get(entry.key):
             here = item.representation.entry
             if here.computed_at > entry.computed_at:
+                item.trusted_until = now + TRUSTED_SECONDS
                 return item
             if (here.computed_at, here.fresh_until) == (entry.computed_at, entry.fresh_until):
                 item.trusted_until = now + TRUSTED_SECONDS

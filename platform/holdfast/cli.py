@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -158,6 +159,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 def main() -> None:
     """Run the command line; what is wrong with settings or reports is told in a line, not a traceback."""
+    # As `python -m` has it for the other processes: REPORTS may name a module beside the user.
+    sys.path.insert(0, str(Path.cwd()))
     with exit_on_error():
         app()
 

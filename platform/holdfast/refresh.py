@@ -93,6 +93,7 @@ async def refresh(
     *,
     default_ttl: float,
     only_if_due: bool = False,
+    store_optional: bool = False,
 ) -> Outcome:
     """Compute a result and put it in its place.
 
@@ -100,6 +101,7 @@ async def refresh(
         params: checked parameters, every one of them (`report.reader.parse`).
         default_ttl: seconds a result is fresh where the report says nothing.
         only_if_due: leave an entry alone that is fresh still.
+        store_optional: while Redis cannot be used, compute all the same and store nothing.
 
     Raises:
         LeaseHeld: another process is at it.
@@ -107,24 +109,44 @@ async def refresh(
         HoldfastError: a query failed, a link is down, the lease was lost.
     """
     key = report.reader.key(params)
-    if only_if_due:
-        found = await backend.entry(key)
-        if isinstance(found, Entry) and found.state(time.time()) is State.FRESH:
-            return Outcome(found, changed=False)
-    token = await backend.acquire(key, LEASE_SECONDS)
+    token: int | None = None
+    try:
+        if only_if_due:
+            found = await backend.entry(key)
+            if isinstance(found, Entry) and found.state(time.time()) is State.FRESH:
+                return Outcome(found, changed=False)
+        token = await backend.acquire(key, LEASE_SECONDS)
+    except HoldfastError as error:
+        if not (store_optional and _is_the_stores(error)):
+            raise
     async with recorded(backend, report, params, trigger) as run:
+        if token is None:
+            entry = await compute(backend, report, params, default_ttl=default_ttl)
+            run.done(entry, "unstored")
+            return Outcome(entry, changed=True)
         try:
             async with _kept(backend, key, token):
                 entry = await compute(backend, report, params, default_ttl=default_ttl)
-                before = await backend.entry(key)
-                await backend.write(entry, token)
-                await _read_back(backend, entry)
+                try:
+                    before = await backend.entry(key)
+                    await backend.write(entry, token)
+                    await _read_back(backend, entry)
+                except HoldfastError as error:
+                    if not (store_optional and _is_the_stores(error)):
+                        raise
+                    run.done(entry, "unstored")
+                    return Outcome(entry, changed=True)
         finally:
             with contextlib.suppress(HoldfastError):
                 await backend.release(key, token)
         changed = not isinstance(before, Entry) or before.digest != entry.digest
         run.done(entry, "changed" if changed else "unchanged")
     return Outcome(entry, changed)
+
+
+def _is_the_stores(error: HoldfastError) -> bool:
+    """Whether an error says that Redis cannot be used, and nothing about the computation."""
+    return error.details.get("link") == "redis"
 
 
 @contextlib.asynccontextmanager
@@ -200,11 +222,16 @@ async def _kept(backend: Backend, key: str, token: int) -> AsyncIterator[None]:
     lost: list[HoldfastError] = []
 
     async def renew() -> None:
+        held_until = time.monotonic() + LEASE_SECONDS
         while True:
             await asyncio.sleep(RENEW_EVERY)
             try:
                 await backend.renew(key, token, LEASE_SECONDS)
+                held_until = time.monotonic() + LEASE_SECONDS
             except HoldfastError as error:
+                if not isinstance(error, LeaseLost) and time.monotonic() < held_until:
+                    # Unheard is not lost: the write will look again.
+                    continue
                 lost.append(error)
                 if body is not None:
                     body.cancel()

@@ -11,7 +11,7 @@ import os
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -155,8 +155,11 @@ class RedisSettings(Settings):
         if self.username is None and self.password is None:
             return text
         parts = urlsplit(text)
-        bare = parts.netloc.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=_login(self.username or "", self.password) + bare))
+        # What the URL has of the login stays, where no setting takes its place.
+        hosts = parts.netloc.rpartition("@")[2]
+        user = unquote(parts.username or "") if self.username is None else self.username
+        password = self.password or (SecretStr(unquote(parts.password)) if parts.password else None)
+        return urlunsplit(parts._replace(netloc=_login(user, password) + hosts))
 
 
 class BrokerSettings(Settings):

@@ -81,7 +81,7 @@ class Process:
         with log.open("ab") as output:
             self._begins = output.tell()
             self._process = subprocess.Popen(
-                [*die_with_parent(signal.SIGKILL), *argv],
+                [*die_with_parent(signal.SIGTERM), *argv],
                 env=dict(env),
                 # Away from the repository, so that no `.env` of a developer's is read.
                 cwd=log.parent,

@@ -41,6 +41,9 @@ class Shop:
         self.supervisor: Process | None = None
         self.worker = platform.start("worker", "--concurrency=2", **self.broker)
         self.beat = platform.start("beat", **self.broker)
+        self.plain_broker = servers.valkey.broker_url_file.read_text().strip().removesuffix("/1") + "/2"
+        plain = ("-m", "celery", "-A", "holdfast_workers", "worker", "--pool=prefork", "--concurrency=1")
+        self.plain = platform.start(sys.executable, *plain, name="plain", BROKER_URL=self.plain_broker)
 
     def supervised(self) -> None:
         """Start the supervisor unless it runs: it alone is told where the databases are."""
@@ -213,14 +216,11 @@ def test_nothing_from_the_queue_is_unpickled(shop: Shop, tmp_path: Path) -> None
 
 def test_plain_celery_is_enough(shop: Shop) -> None:
     """`celery -A holdfast_workers worker`, without `holdfast`, does the same work."""
-    broker = shop.servers.valkey.broker_url_file.read_text().strip().removesuffix("/1") + "/2"
-    arguments = ("-m", "celery", "-A", "holdfast_workers", "worker", "--pool=prefork", "--concurrency=1")
-    worker = shop.platform.start(sys.executable, *arguments, name="plain-worker", BROKER_URL=broker)
-    sender = _sender(broker)
+    sender = _sender(shop.plain_broker)
     sender.send_task("holdfast.refresh", kwargs={"report": "numbers", "params": {"upto": 14}})
     eventually("the entry", lambda: shop.entry(f"{NUMBERS}?upto=14"), within=30)
     sender.close()
-    assert worker.terminate() == 0
+    assert shop.plain.terminate() == 0
 
 
 def test_beat_leads_and_sends_what_is_due(shop: Shop) -> None:

@@ -26,7 +26,7 @@ from tests.integration.processes import Background, took
 
 from holdfast.backoff import Schedule
 from holdfast.errors import AuthenticationFailed, HoldfastError, LinkDown, PoolExhausted
-from holdfast.links.link import Link, LinkState, Phase
+from holdfast.links.link import Link, LinkState, Phase, PoolStatus
 from holdfast.links.mongo import MongoAdapter
 from holdfast.links.postgres import PostgresAdapter
 from holdfast.links.redis import RedisAdapter, translated
@@ -179,6 +179,18 @@ class Fixture:
         """Begin such a query."""
         return self.background.start(self.use(seconds))
 
+    def fill(self, seconds: float) -> list[Future[None]]:
+        """Begin as many such queries as can run at once, on connections that are there already."""
+        for query in [self.start(0.1) for _ in range(self.kind.few)]:
+            query.result(10)
+        queries = [self.start(seconds) for _ in range(self.kind.few)]
+        eventually("a full pool", lambda: self.pool().in_use == self.kind.few, every=0.005)
+        return queries
+
+    def pool(self) -> PoolStatus:
+        """What the link's pool says of itself."""
+        return self.adapter.pool()
+
     def run(self, seconds: float = 0.01) -> None:
         """Do such a query."""
         self.background.run(self.use(seconds))
@@ -188,7 +200,7 @@ class Fixture:
         return self.background.run(cast("Any", self.kind.seen(server)))
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.name, scope="module")
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Each of the three in turn."""
     found: Kind = request.param
@@ -196,16 +208,19 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture(scope="module")
-def own(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that these tests may kill."""
-    server = kind.server(tmp_path_factory.mktemp(kind.name))
-    with server:
-        if isinstance(server, Mongo):
-            asyncio.run(_insert(server))
-        yield server
-        if server.pid is not None:
-            os.kill(server.pid, signal.SIGCONT)
-        server.kill()
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    """Servers that these tests may kill, by their kind."""
+    home = tmp_path_factory.mktemp("links")
+    made = {kind.name: kind.server(home) for kind in KINDS}
+    try:
+        for server in made.values():
+            server.start()
+        asyncio.run(_insert(cast("Mongo", made["mongo"])))
+        yield made
+    finally:
+        for server in made.values():
+            _continue(server)
+            server.kill()
 
 
 async def _insert(server: Mongo) -> None:
@@ -213,12 +228,25 @@ async def _insert(server: Mongo) -> None:
         await client["holdfast"]["link_sleepers"].insert_one({})
 
 
+def _family(server: Server) -> list[int]:
+    pid = cast("int", server.pid)
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def _stop(server: Server) -> None:
+    for pid in _family(server):
+        os.kill(pid, signal.SIGSTOP)
+
+
+def _continue(server: Server) -> None:
+    for pid in _family(server) if server.pid is not None else []:
+        os.kill(pid, signal.SIGCONT)
+
+
 @pytest.fixture
-def server(own: Server) -> Server:
-    """That server, running again if the last test has killed it."""
-    if own.pid is not None:
-        os.kill(own.pid, signal.SIGCONT)
-    return own.start()
+def server(kind: Kind, servers: dict[str, Server]) -> Server:
+    """A server of that kind, running again if the last test has killed it."""
+    return servers[kind.name].start()
 
 
 @pytest.fixture
@@ -237,6 +265,21 @@ def link(
         monkeypatch.setenv(name, value)
     with Fixture(kind, background).running() as running:
         running.come_up()
+        yield running
+
+
+@pytest.fixture
+def links(
+    servers: dict[str, Server], background: Background, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[Fixture]]:
+    """All three links, up: for what takes long, and so is looked at in the three at the same time."""
+    for kind in KINDS:
+        for name, value in {**servers[kind.name].start().env(), **kind.settings}.items():
+            monkeypatch.setenv(name, value)
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(Fixture(kind, background).running()) for kind in KINDS]
+        for link in running:
+            link.come_up()
         yield running
 
 
@@ -307,7 +350,7 @@ def test_a_killed_server_is_seen_and_used_again(link: Fixture, server: Server) -
     """
     before = link.link.state.generation
     under_way = link.start(20)
-    eventually("the query to run", lambda: link.adapter.pool().in_use >= 1)
+    eventually("the query to run", lambda: link.pool().in_use >= 1)
     server.kill()
     killed = time.monotonic()
     with pytest.raises(HoldfastError) as lost:
@@ -329,38 +372,43 @@ def test_a_killed_server_is_seen_and_used_again(link: Fixture, server: Server) -
     assert link.link.state.generation == before + 1
     assert link.link.state.failures == 0
     link.run()
-    pool = link.adapter.pool()
+    pool = link.pool()
     assert link.seen(server) == pool.size <= pool.max
     # This time nobody uses the link, so that the probes alone have to see it.
     server.kill()
     eventually("the link to leave up", lambda: not link.link.up, within=3, every=0.01)
 
 
-def test_a_stopped_server_is_seen(link: Fixture, server: Server) -> None:
-    """A server that hangs (SIGSTOP) is not up within 4 s, is tried again, and is back within 10 s."""
-    pid = cast("int", server.pid)
-    for query in [link.start(0.1) for _ in range(link.kind.few)]:
-        query.result(10)
-    under_way = [link.start(4) for _ in range(link.kind.few)]
-    eventually("queries to run", lambda: link.adapter.pool().in_use >= link.kind.few, every=0.005)
-    stopped = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
-    for each in stopped:
-        os.kill(each, signal.SIGSTOP)
+def test_stopped_servers_are_seen(links: list[Fixture], servers: dict[str, Server]) -> None:
+    """A server that hangs (SIGSTOP) is not up within 4 s, although its pool is in use; what is under way
+    fails, it is tried again, and it is back within 10 s, without leaks.
+    """
+    under_way = {link.kind.name: link.fill(4) for link in links}
+    for server in servers.values():
+        _stop(server)
+    stopped = time.monotonic()
     try:
-        eventually("the link to leave up", lambda: not link.link.up, within=4, every=0.01)
-        eventually("a new attempt to fail", lambda: link.link.state.failures)
-        for query in under_way:
-            with pytest.raises(HoldfastError) as lost:
-                query.result(2)
-            assert lost.value.retryable, repr(lost.value)
+        for link in links:
+            left = 4 - took(stopped)
+            eventually(
+                f"{link.link!r} to leave up", lambda link=link: not link.link.up, within=left, every=0.01
+            )
+        for link in links:
+            eventually(f"{link.link!r} to fail again", lambda link=link: link.link.state.failures)
+            for query in under_way[link.kind.name]:
+                with pytest.raises(HoldfastError) as lost:
+                    query.result(2)
+                assert lost.value.retryable, repr(lost.value)
     finally:
-        for each in stopped:
-            os.kill(each, signal.SIGCONT)
-    link.come_up(within=10)
-    link.run()
-    pool = link.adapter.pool()
-    eventually("the old connections to be gone", lambda: link.seen(server) == link.adapter.pool().size)
-    assert pool.size <= pool.max
+        for server in servers.values():
+            _continue(server)
+    continued = time.monotonic()
+    for link in links:
+        link.come_up(within=10 - took(continued))
+        link.run()
+        server = servers[link.kind.name]
+        eventually(f"{link.link!r} to be all there is", lambda s=server, x=link: x.seen(s) == x.pool().size)
+        assert link.pool().size <= link.pool().max
 
 
 def test_a_corrected_password_is_used_without_a_restart(
@@ -388,14 +436,14 @@ def test_the_pool_tells_the_truth(link: Fixture, server: Server) -> None:
     """size, in_use and max are what the server sees, and no load takes them above the setting."""
     few = link.kind.few
     queries = [link.start(0.4) for _ in range(few)]
-    eventually("all of them to run", lambda: link.adapter.pool().in_use == few, every=0.005)
-    pool = link.adapter.pool()
+    eventually("all of them to run", lambda: link.pool().in_use == few, every=0.005)
+    pool = link.pool()
     assert pool.size <= pool.max == 4
     assert f"in_use={few}" in repr(link.link)
     assert link.seen(server) == pool.size
     for query in queries:
         query.result(10)
-    assert link.adapter.pool().in_use == 0
+    assert link.pool().in_use == 0
     many = [link.start(0.02) for _ in range(15)]
     highest = 0
     while not all(query.done() for query in many):
@@ -403,48 +451,45 @@ def test_the_pool_tells_the_truth(link: Fixture, server: Server) -> None:
     for query in many:
         query.result(10)
     assert 1 <= highest <= 4
-    assert link.seen(server) == link.adapter.pool().size
+    assert link.seen(server) == link.pool().size
 
 
-def test_a_busy_pool_makes_callers_wait_and_is_no_dead_server(link: Fixture) -> None:
+def test_busy_pools_make_callers_wait_and_are_no_dead_servers(links: list[Fixture]) -> None:
     """Beyond the pool, uses wait for their turn; who waits too long gets PoolExhausted, at about the time
     that the setting says; and the link stays up, however long the pool is busy.
     """
-    few, generation = link.kind.few, link.link.state.generation
-    for query in [link.start(0.1) for _ in range(3 * few)]:
+    for query in [link.start(0.1) for link in links for _ in range(3 * link.kind.few)]:
         query.result(10)
     until = time.monotonic() + 3.2
 
-    async def again_and_again() -> None:
+    async def again_and_again(link: Fixture) -> None:
         while time.monotonic() < until:
             with contextlib.suppress(PoolExhausted):
                 await link.use(0.5)
 
-    busy = [link.background.start(again_and_again()) for _ in range(8 * few)]
-    eventually("a full pool", lambda: link.adapter.pool().in_use == few, every=0.005)
-    told, waited = [], []
+    busy = [link.background.start(again_and_again(link)) for link in links for _ in range(8 * link.kind.few)]
+    told: dict[str, list[tuple[PoolExhausted, float]]] = {link.kind.name: [] for link in links}
 
-    async def ask() -> None:
+    async def ask(link: Fixture) -> None:
         began = time.monotonic()
         try:
             await link.use(0.01)
         except PoolExhausted as error:
-            told.append(error)
-            waited.append(took(began))
+            told[link.kind.name].append((error, took(began)))
 
-    link.background.run(_together([ask() for _ in range(8 * few)]))
-    for work in busy:
+    for link in links:
+        eventually("a full pool", lambda link=link: link.pool().in_use == link.kind.few, every=0.005)
+    asking = [link.background.start(ask(link)) for link in links for _ in range(8 * link.kind.few)]
+    for work in [*asking, *busy]:
         work.result(15)
-    assert told, "nobody was told that the pool is exhausted"
-    assert told[0].retryable
-    assert max(waited) < link.kind.wait + 0.5
-    assert link.link.up
-    assert link.link.state.generation == generation
-    link.run()
-
-
-async def _together(work: list[Awaitable[None]]) -> None:
-    await asyncio.gather(*work)
+    for link in links:
+        assert told[link.kind.name], f"{link.link!r}: nobody was told that the pool is exhausted"
+        for error, waited in told[link.kind.name]:
+            assert error.retryable
+            assert waited < link.kind.wait + 0.5
+        assert link.link.up
+        assert link.link.state.generation == 1, f"{link.link!r} was lost while it was busy"
+        link.run()
 
 
 def test_a_cancelled_query_leaks_no_connection(link: Fixture, server: Server) -> None:
@@ -462,14 +507,14 @@ def test_a_cancelled_query_leaks_no_connection(link: Fixture, server: Server) ->
             await asyncio.gather(*(cancelled(n * 0.004 + batch * 0.001) for n in range(8)))
 
     link.background.run(many())
-    eventually("no connection in use", lambda: link.adapter.pool().in_use == 0)
+    eventually("no connection in use", lambda: link.pool().in_use == 0)
     full = [link.start(0.4) for _ in range(few)]
-    eventually("the whole pool", lambda: link.adapter.pool().in_use == few, every=0.005)
-    assert link.adapter.pool().size <= link.adapter.pool().max
+    eventually("the whole pool", lambda: link.pool().in_use == few, every=0.005)
+    assert link.pool().size <= link.pool().max
     for query in full:
         query.result(10)
     assert link.link.up
-    eventually("the cancelled ones to be gone", lambda: link.seen(server) == link.adapter.pool().size)
+    eventually("the cancelled ones to be gone", lambda: link.seen(server) == link.pool().size)
 
 
 def test_idle_postgres_connections_are_closed(

@@ -49,7 +49,7 @@ def configuration() -> dict[str, Any]:
         "beat_scheduler": "holdfast_workers.schedule:Scheduler",
         "beat_max_loop_interval": 5,
         "redbeat_redis_url": broker,
-        "redbeat_redis_options": {**SOCKET, "retry_period": 60},
+        "redbeat_redis_options": SOCKET,
         "redbeat_key_prefix": "redbeat:",
         # Five times the loop: a beat that died is followed by another one within 30 s.
         "redbeat_lock_timeout": 25,

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_init, worker_process_shutdown
 
 from holdfast.client import Client, connect
@@ -28,12 +29,24 @@ class Child:
 
     def run(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
         """Run one coroutine to its end, with the client."""
-        return self._runner.run(work(self._client))
+        try:
+            return self._runner.run(work(self._client))
+        except SoftTimeLimitExceeded:
+            # It broke out of the loop in mid-task: without this, the next task would carry the rest along.
+            self._runner.run(_cancel_others())
+            raise
 
     def close(self) -> None:
         """Close the client and the loop."""
         self._runner.run(self._client.aclose())
         self._runner.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 @functools.cache

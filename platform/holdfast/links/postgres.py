@@ -190,19 +190,23 @@ class PostgresAdapter:
 async def _connect(settings: PostgresSettings) -> asyncpg.Connection:
     # asyncpg reads the URL itself, so that everything libpq knows (sslmode, several hosts) works.
     try:
-        return await asyncpg.connect(
-            settings.dsn(),
-            timeout=settings.conn_timeout / 1000,
-            # A little above the server's own limit: that one ends the query, this one a dead server's.
-            command_timeout=settings.statement_timeout / 1000 + 1,
-            server_settings={
-                "application_name": "holdfast-supervisor",
-                "statement_timeout": str(settings.statement_timeout),
-                "default_transaction_read_only": "on",
+        async with asyncio.timeout(settings.conn_timeout / 1000):
+            connection = await asyncpg.connect(
+                settings.dsn(),
+                # A little above the server's own limit: that one ends the query, this one a dead server's.
+                command_timeout=settings.statement_timeout / 1000 + 1,
+                server_settings={"application_name": "holdfast-supervisor"},
+            )
+            # Not as parameters of the start: PgBouncer would refuse the connection for them.
+            await connection.execute(
+                f"SET statement_timeout = {settings.statement_timeout};"
+                " SET default_transaction_read_only = on"
+            )
+            with contextlib.suppress(asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError):
                 # A query whose client has gone ends, instead of holding a connection until it is done.
-                "client_connection_check_interval": "1000",
-            },
-        )
+                # PostgreSQL 14 or later, and not on every system.
+                await connection.execute("SET client_connection_check_interval = 1000")
+            return connection
     except TimeoutError:
         reason = f"no answer in {settings.conn_timeout} ms"
         raise LinkLost(f"Postgres cannot be reached: {reason}", link="postgres") from None

@@ -33,15 +33,17 @@ def translated() -> Iterator[None]:
     except (rx.AuthenticationError, rx.NoPermissionError, rx.AuthorizationError) as error:
         raise AuthenticationFailed(f"Redis refused the user: {type(error).__name__}", link="redis") from error
     except rx.MaxConnectionsError as error:
-        raise PoolExhausted("no Redis connection came free in time") from error
+        raise PoolExhausted("no Redis connection came free in time", link="redis") from error
     except rx.BusyLoadingError as error:
         raise LinkDown("Redis is loading its data", link="redis") from error
     except (rx.ConnectionError, rx.TimeoutError, TimeoutError, OSError) as error:
         if "No connection available" in str(error):
-            raise PoolExhausted("no Redis connection came free in time") from error
+            raise PoolExhausted("no Redis connection came free in time", link="redis") from error
         raise LinkLost(f"Redis cannot be reached: {type(error).__name__}", link="redis") from error
     except rx.ResponseError as error:
-        raise QueryFailed(f"Redis refused a command: {str(error).split(' ', 1)[0]}") from error
+        raise QueryFailed(f"Redis refused a command: {str(error).split(' ', 1)[0]}", link="redis") from error
+    except rx.RedisError as error:
+        raise LinkLost(f"Redis cannot be understood: {type(error).__name__}", link="redis") from error
 
 
 class RedisAdapter:

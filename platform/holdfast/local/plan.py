@@ -6,6 +6,7 @@ cannot reach a database even by mistake. Secrets travel as names of files.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -139,6 +140,8 @@ def _decide(home: Path, given: Mapping[str, str], socket: str, scratch: Path | N
     if flower.basic_auth is None:
         password = secret_file(home, "flower_basic_auth", prefix="holdfast:", size=16)
         published["FLOWER_BASIC_AUTH_FILE"] = str(password)
+    reports = ReportsSettings.load().modules
+    published["REPORTS"] = json.dumps(reports)
     gateway, supervisor = GatewaySettings.load(), SupervisorSettings.load()
     published |= {
         "GW_PORT": str(gateway.port),
@@ -157,7 +160,7 @@ def _decide(home: Path, given: Mapping[str, str], socket: str, scratch: Path | N
         gateway=gateway,
         supervisor=supervisor,
         flower=flower,
-        loads_example=bool(postgres and mongo) and EXAMPLE in ReportsSettings.load().modules,
+        loads_example=bool(postgres and mongo) and EXAMPLE in reports,
         flower_password=password,
         published=published,
         scratch=scratch,

@@ -34,7 +34,7 @@ from holdfast.settings import HomeSettings
 T = TypeVar("T")
 
 # Seconds until a process that was asked to stop is killed; the worker may have tasks to finish.
-_STOP_WITHIN = {"worker": 15.0}
+_STOP_WITHIN = {"worker": 15.0, "supervisor": 15.0}
 _GIVE_UP_AFTER = 3
 _NOT_ASKED = ("worker", "beat", "flower")
 _KILLED = 130
@@ -184,9 +184,11 @@ class _Up:
             )
 
     def _changed(self, state: State, line: str) -> None:
-        self._instance.publish_processes(
-            {name: child.state.as_json() for name, child in self._children.items()}
-        )
+        with contextlib.suppress(OSError):
+            # A full disk must not end what runs.
+            self._instance.publish_processes(
+                {name: child.state.as_json() for name, child in self._children.items()}
+            )
         first_start = state.alive and state.restarts == 0
         if not first_start:
             self._console.print(f"holdfast: {line}", markup=False, soft_wrap=True)

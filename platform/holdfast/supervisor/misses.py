@@ -11,10 +11,12 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import structlog
+
 from holdfast.entries import Entry
-from holdfast.errors import DeadlineExceeded, LeaseHeld, LinkDown, Overloaded
+from holdfast.errors import DeadlineExceeded, HoldfastError, LeaseHeld, LeaseLost, Overloaded
 from holdfast.params import Scalar
-from holdfast.refresh import Trigger, compute, recorded, refresh
+from holdfast.refresh import Trigger, refresh
 from holdfast.reports import Report
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class Misses:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._running: dict[str, asyncio.Task[Entry]] = {}
+        self._renewals: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def compute(self, report: Report, params: Mapping[str, Scalar], trigger: Trigger) -> Entry:
@@ -62,9 +65,24 @@ class Misses:
             # Looked at here too, since all who asked may have gone.
             task.exception()
 
+    def renew(self, report: Report, params: Mapping[str, Scalar], since: float) -> None:
+        """Begin to compute a result that must not be older than `since`; nobody waits for it."""
+        task = asyncio.create_task(self._renew(report, params, since))
+        self._renewals.add(task)
+        task.add_done_callback(self._renewals.discard)
+
+    async def _renew(self, report: Report, params: Mapping[str, Scalar], since: float) -> None:
+        try:
+            # What was under way already, here or in a worker, may have read the data before.
+            while (await self.compute(report, params, "manual")).computed_at < since:
+                await self._services.mark_stale(report.reader.key(params))
+        except HoldfastError as error:
+            log = structlog.get_logger("misses")
+            log.warning("a result could not be renewed", report=report.name, error=str(error))
+
     async def drain(self, seconds: float) -> None:
         """Let what is being computed finish, for so many seconds; then cancel it."""
-        running = list(self._running.values())
+        running = [*self._running.values(), *self._renewals]
         if running:
             _, late = await asyncio.wait(running, timeout=seconds)
             for task in late:
@@ -72,33 +90,26 @@ class Misses:
 
     async def _bounded(self, report: Report, params: Mapping[str, Scalar], trigger: Trigger) -> Entry:
         try:
-            async with asyncio.timeout(DEADLINE), self._slots:
-                return await self._one(report, params, trigger)
+            async with asyncio.timeout(DEADLINE):
+                while True:
+                    try:
+                        return await self._one(report, params, trigger)
+                    except (LeaseHeld, LeaseLost):
+                        # A worker is at it: its result, or the lease that it gives up, comes soon. Waiting
+                        # takes no slot, or a few leases of a dead worker would hold up every other miss.
+                        await asyncio.sleep(_LEASE_POLL)
         except TimeoutError:
             raise DeadlineExceeded(f"{report.name} was not computed in {DEADLINE:g} s") from None
 
     async def _one(self, report: Report, params: Mapping[str, Scalar], trigger: Trigger) -> Entry:
-        while True:
-            try:
-                outcome = await refresh(
-                    self._services,
-                    report,
-                    params,
-                    trigger,
-                    default_ttl=self._services.default_ttl,
-                    only_if_due=True,
-                )
-                return outcome.entry
-            except LeaseHeld:
-                # A worker is at it: its result, or the lease that it gives up, comes soon.
-                await asyncio.sleep(_LEASE_POLL)
-            except LinkDown as error:
-                if error.details.get("link") != "redis":
-                    raise
-                return await self._unstored(report, params, trigger)
-
-    async def _unstored(self, report: Report, params: Mapping[str, Scalar], trigger: Trigger) -> Entry:
-        async with recorded(self._services, report, params, trigger) as run:
-            entry = await compute(self._services, report, params, default_ttl=self._services.default_ttl)
-            run.done(entry, "unstored")
-            return entry
+        async with self._slots:
+            outcome = await refresh(
+                self._services,
+                report,
+                params,
+                trigger,
+                default_ttl=self._services.default_ttl,
+                only_if_due=True,
+                store_optional=True,
+            )
+        return outcome.entry

@@ -42,7 +42,7 @@ from holdfast.supervisor.server import SocketServer
 from holdfast.supervisor.services import Dispatcher, Services
 from holdfast.supervisor.store import Store
 
-DRAIN_SECONDS = 10.0
+DRAIN_SECONDS = 8.0
 CATALOGUE_EVERY = 60.0
 
 
@@ -56,6 +56,7 @@ class Supervisor:
         self.settings = SupervisorSettings.load()
         registry = load_reports(ReportsSettings.load().modules)
         self.metrics = SupervisorMetrics()
+        self._phases: dict[str, str] = {}
         postgres = PostgresAdapter(PostgresSettings.load)
         mongo = MongoAdapter(MongoSettings.load, [*registry.documents(), RunDocument])
         redis = RedisAdapter(RedisSettings.load, client_name="holdfast-supervisor")
@@ -78,7 +79,9 @@ class Supervisor:
 
     def _note(self, name: str, state: LinkState) -> None:
         self.metrics.link_up.labels(name).set(state.phase == "up")
-        self.metrics.link_changes.labels(name, state.phase.value).inc()
+        if self._phases.get(name) != state.phase:
+            self._phases[name] = state.phase
+            self.metrics.link_changes.labels(name, state.phase.value).inc()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT; then stop taking calls, finish those taken, and close."""
@@ -99,8 +102,9 @@ class Supervisor:
             self._log.info("serving", port=self.settings.port, reports=len(self.services.registry.reports))
             await stop.wait()
             self._log.info("stopping")
-            await self.server.drain(DRAIN_SECONDS)
-            await self.services.misses.drain(DRAIN_SECONDS)
+            async with asyncio.TaskGroup() as drains:
+                drains.create_task(self.server.drain(DRAIN_SECONDS))
+                drains.create_task(self.services.misses.drain(DRAIN_SECONDS))
             self.server.close()
             with contextlib.suppress(HoldfastError):
                 await self.recorder.flush()

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 
 import structlog
 from beanie import Document
+from bson.errors import BSONError
+from pydantic import ValidationError
 from pymongo import DESCENDING, IndexModel
 
 from holdfast.errors import HoldfastError
@@ -85,6 +87,10 @@ class Recorder:
                     await self._index_once()
                     with translated():
                         await RunDocument.insert_many([RunDocument(**run) for run in batch])
+            except (BSONError, ValidationError, OverflowError) as error:
+                # Parameters that BSON cannot hold: these runs are given up, the supervisor is not.
+                self._metrics.runs_dropped.inc(len(batch))
+                log.error("runs could not be written", runs=len(batch), error=type(error).__name__)
             except HoldfastError as error:
                 # Some of an unordered half may be in: better a run twice than a run lost.
                 self._queue.extendleft(reversed(batch))

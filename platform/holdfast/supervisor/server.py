@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import struct
@@ -137,6 +138,8 @@ class _Connection:
                     await self._free.acquire()
                     task = asyncio.create_task(self._one(frame))
                     self._tasks[frame.id] = task
+                    # Not by the task itself: cancelled before its first step, it runs no line of its own.
+                    task.add_done_callback(functools.partial(self._ended, frame.id))
                     self._server.own(task)
                 case wire.Cancel(number):
                     if cancelled := self._tasks.get(number):
@@ -145,19 +148,20 @@ class _Connection:
                     raise ProtocolError("a client sends calls and cancels only")
 
     async def _one(self, call: wire.Call) -> None:
+        answer = await self._server.answer(call)
         try:
-            answer = await self._server.answer(call)
-            try:
-                frame = wire.encode(answer)
-            except HoldfastError as error:
-                frame = wire.encode(wire.Failure(call.id, error.to_wire()))
-            with contextlib.suppress(OSError):
-                async with self._writing:
-                    self._writer.write(frame)
-                    await self._writer.drain()
-        finally:
-            self._free.release()
-            self._tasks.pop(call.id, None)
+            frame = wire.encode(answer)
+        except HoldfastError as error:
+            frame = wire.encode(wire.Failure(call.id, error.to_wire()))
+        with contextlib.suppress(OSError):
+            async with self._writing:
+                self._writer.write(frame)
+                await self._writer.drain()
+
+    def _ended(self, number: int, task: asyncio.Task[None]) -> None:
+        self._free.release()
+        if self._tasks.get(number) is task:
+            del self._tasks[number]
 
     def end(self) -> None:
         for task in list(self._tasks.values()):

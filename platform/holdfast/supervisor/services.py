@@ -95,6 +95,10 @@ class Services:
         """Put an entry in its place."""
         await self._store.write(entry, token)
 
+    async def mark_stale(self, key: str) -> bool:
+        """Let an entry count as stale from now on; whether there was one."""
+        return await self._store.mark_stale(key)
+
     async def record(self, run: dict[str, Any]) -> None:
         """Take a run."""
         self._recorder.add(msgspec.to_builtins(msgspec.convert(run, Run)))
@@ -197,8 +201,9 @@ class Services:
         """Mark a result stale and begin to compute it anew; whether there was one to mark."""
         found = self.registry.get(report)
         checked = found.reader.parse(params)
-        marked = await self._store.mark_stale(found.reader.key(checked))
-        self.misses.begin(found, checked, "manual")
+        since = time.time()
+        marked = await self.mark_stale(found.reader.key(checked))
+        self.misses.renew(found, checked, since)
         return marked
 
 
