@@ -496,3 +496,44 @@ def test_a_computation_can_be_had_without_storing_it() -> None:
     entry = asyncio.run(compute(backend, REPORT, NOTHING, default_ttl=30))
     assert entry.rows == 1
     assert (backend.stored, backend.leases, backend.runs) == ({}, {}, [])
+
+
+class Refusing(Memory):
+    """A `Memory` whose store fails at one step, as Redis does when it is full or away."""
+
+    def __init__(self, step: str, **rows: Rows) -> None:
+        super().__init__(**rows)
+        self.step = step
+
+    async def acquire(self, key: str, seconds: float) -> int:
+        """The lease, unless that step fails."""
+        if self.step == "acquire":
+            raise LinkDown("redis is down", link="redis")
+        return await super().acquire(key, seconds)
+
+    async def write(self, entry: Entry, token: int) -> None:
+        """Write, unless that step fails."""
+        if self.step == "write":
+            raise QueryFailed("Redis refused a command: OOM", link="redis")
+        await super().write(entry, token)
+
+
+@pytest.mark.parametrize("step", ["acquire", "write"])
+def test_a_result_is_computed_although_it_cannot_be_stored(step: str) -> None:
+    """A caller who needs the result gets it, computed once, also when Redis is down or refuses to write;
+    a worker, whose result would be for nobody, gets the error.
+    """
+    backend = Refusing(step, rows=UA)
+    report = report_of()
+
+    async def ask(optional: bool) -> Outcome:
+        params = report.reader.parse({})
+        return await refresh(backend, report, params, "miss", default_ttl=30, store_optional=optional)
+
+    assert asyncio.run(ask(True)).entry.rows == 1
+    assert backend.stored == {}
+    assert backend.leases == {}
+    assert len(backend.asked) == 1
+    assert [run["outcome"] for run in backend.runs] == ["unstored"]
+    with pytest.raises(LinkDown if step == "acquire" else QueryFailed):
+        asyncio.run(ask(False))
