@@ -33,6 +33,7 @@ from holdfast.links.link import Link, LinkState
 from holdfast.links.redis import RedisAdapter
 from holdfast.metrics import CONTENT_TYPE, GatewayMetrics
 from holdfast.params import ANALYTICS_PATH, printable
+from holdfast.parent import end_with_parent
 from holdfast.settings import GatewaySettings, JwtSettings, RedisSettings, SupervisorSettings, is_loopback
 from holdfast.tokens import InvalidToken, issue, verify
 from holdfast_gateway.auth import ADMIN_SCOPE, METRICS_SCOPE, Authenticator, Claims
@@ -385,6 +386,7 @@ def _problem(error: HoldfastError) -> Problem:
 
 
 def create() -> Gateway:
-    """What Granian loads."""
+    """What Granian loads, in each worker; one whose main process was killed must not keep the port."""
+    end_with_parent()
     logs.configure("gateway")
     return Gateway()

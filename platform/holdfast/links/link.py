@@ -9,7 +9,8 @@
 `step` decides, purely; `Link.run` is the one loop that acts: it opens (tenacity paces the attempts),
 probes while up, and starts over when a probe fails twice. While a link is not up, `use()` fails at once,
 so no caller ever waits for a connect time-out. Between attempts a bare TCP connect, each second, notices
-a server that came back, so recovery does not have to wait for the cap of the backoff.
+a server that came back, and while the port answers no delay is longer than three seconds (unless the
+password was refused), so recovery does not have to wait for the cap of the backoff.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from holdfast.errors import (
 PROBE_EVERY = 1.0
 PROBE_TIMEOUT = 1.0
 REACH_EVERY = 1.0
+REACHABLE_CAP = 3.0
 
 
 class Phase(StrEnum):
@@ -187,6 +189,7 @@ class Link:
         self._rng = rng or Random()
         self._clock = clock
         self._on_change = on_change
+        self._refused = False
         self._suspected = asyncio.Event()
         self._up = asyncio.Event()
         self._log = structlog.get_logger("link").bind(link=adapter.name)
@@ -289,23 +292,29 @@ class Link:
 
     async def _failed(self, retry: tenacity.RetryCallState) -> None:
         error = retry.outcome.exception() if retry.outcome else None
+        self._refused = isinstance(error, AuthenticationFailed)
         delay = retry.next_action.sleep if retry.next_action else 0.0
         await self._apply(Failed(self._clock(), str(error), delay))
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep, but not beyond the moment when an unreachable server can be reached again."""
-        end = asyncio.get_running_loop().time() + seconds
-        was_reachable = await self._reachable()
-        while (left := end - asyncio.get_running_loop().time()) > 0:
+        """Sleep, but not beyond the moment when an unreachable server can be reached again, and not for
+        long while its port answers: it starts up, or hangs and will go on.
+        """
+        clock = asyncio.get_running_loop().time
+        end = clock() + seconds
+        before = await self._reachable()
+        if before and not self._refused:
+            end = min(end, clock() + REACHABLE_CAP)
+        while (left := end - clock()) > 0:
             await asyncio.sleep(min(left, REACH_EVERY))
-            reachable = was_reachable or await self._reachable()
-            if reachable and not was_reachable:
+            if before is False and await self._reachable():
                 return
 
-    async def _reachable(self) -> bool:
+    async def _reachable(self) -> bool | None:
+        """Whether the server's port answers; None where no one port is known."""
         address = self.adapter.endpoint()
         if address is None:
-            return True
+            return None
         try:
             async with asyncio.timeout(0.5):
                 _, writer = await asyncio.open_connection(*address)
