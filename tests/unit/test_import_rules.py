@@ -1,4 +1,4 @@
-"""Who may import whom (design §2.3 and §2.8), and that `platform/` hides nothing."""
+"""Who may import whom, and that `platform/` hides nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEAVY = {
     *("sqlalchemy", "beanie", "pymongo", "bson", "celery", "kombu", "asyncpg", "starlette", "uvicorn"),
     *("zstandard", "flower", "psutil", "numpy", "pandas"),
 }
-"""What the slim gateway does not install, those that design §2.3 names among them."""
+"""What the slim gateway does not install."""
 
 
 def imported(source: str) -> set[str]:

@@ -52,7 +52,7 @@ SECRETS = {
     "JWT_REFRESH_SECRET": "{}-and-as-many-as-32-characters-more",
     "FLOWER_BASIC_AUTH": "user:{}",
 }
-"""Every variable that design.md §5 gives a `_FILE`, and a valid value with a place for something secret."""
+"""Every variable that has a `_FILE`, and a valid value with a place for something secret."""
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30)
 
