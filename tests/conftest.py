@@ -95,8 +95,10 @@ def eventually(what: str, condition: Callable[[], T], within: float = 15.0, ever
     last: object = None
     while time.monotonic() < deadline:
         try:
-            if last := condition():
-                return last  # type: ignore[return-value]
+            found = condition()
+            if found:
+                return found
+            last = found
         except (OSError, AssertionError) as error:
             last = error
         time.sleep(every)

@@ -70,7 +70,6 @@ def warm(
 ) -> int:
     """Ask for a refresh of each warm variant of a report, or of all of them: how many were asked for."""
     chosen = [registry().get(report)] if report else list(registry())
-    # What waited as long as a schedule's period is asked for anew by the schedule.
     sent = 0
     with app.producer_or_acquire() as producer:
         for found in chosen:
@@ -81,6 +80,7 @@ def warm(
                     "trigger": trigger,
                     "only_if_due": only_if_due,
                 }
+                # What waited for a whole period is asked for anew by the schedule.
                 expires = found.schedule or 3600
                 refresh.apply_async(kwargs=arguments, producer=producer, expires=expires)
                 sent += 1

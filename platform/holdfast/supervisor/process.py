@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 import uvicorn
+from starlette.applications import Starlette
 
 from holdfast import logs
 from holdfast.backoff import Schedule
@@ -132,8 +133,8 @@ class Supervisor:
 class _Admin(uvicorn.Server):
     """uvicorn in our loop, with our signals."""
 
-    def __init__(self, app: object) -> None:
-        super().__init__(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))  # type: ignore[arg-type]
+    def __init__(self, app: Starlette) -> None:
+        super().__init__(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

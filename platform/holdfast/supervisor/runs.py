@@ -17,7 +17,7 @@ from bson.errors import BSONError
 from pydantic import ValidationError
 from pymongo import DESCENDING, IndexModel
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import AuthenticationFailed, HoldfastError, QueryFailed
 from holdfast.links.link import Link
 from holdfast.links.mongo import translated
 from holdfast.metrics import SupervisorMetrics
@@ -98,10 +98,16 @@ class Recorder:
                 return
 
     async def _index_once(self) -> None:
-        if self._indexed != self._link.state.generation:
+        """Once for each opening of the link, and a user who may not make them loses no run for it."""
+        if self._indexed == self._link.state.generation:
+            return
+        try:
             with translated():
                 await RunDocument.get_pymongo_collection().create_indexes(RunDocument.Settings.indexes)
-            self._indexed = self._link.state.generation
+        except (QueryFailed, AuthenticationFailed) as error:
+            log = structlog.get_logger("runs")
+            log.warning("the runs have no indexes and are kept for ever", error=str(error))
+        self._indexed = self._link.state.generation
 
     async def latest(self, *, report: str | None, limit: int) -> list[dict[str, Any]]:
         """The newest runs first; times as seconds since the epoch."""
