@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -28,7 +29,7 @@ from holdfast.backoff import Schedule
 from holdfast.errors import AuthenticationFailed, HoldfastError, LinkDown, PoolExhausted
 from holdfast.links.link import Link, LinkState, Phase, PoolStatus
 from holdfast.links.mongo import MongoAdapter
-from holdfast.links.postgres import PostgresAdapter
+from holdfast.links.postgres import PostgresAdapter, open_connection
 from holdfast.links.redis import RedisAdapter, translated
 from holdfast.local.mongo import ADMIN
 from holdfast.local.servers import Mongo, Postgres, Server, Valkey
@@ -532,3 +533,40 @@ def test_idle_postgres_connections_are_closed(
             assert made.seen(postgres) == 4
             eventually("the idle ones to be closed", lambda: made.seen(postgres) == 1, within=4)
             assert made.adapter.pool().size == 1
+
+
+def test_a_connect_that_is_cancelled_leaves_nothing_open(
+    postgres: Postgres, background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever a caller goes while Postgres is being connected to, the server is left with no connection."""
+    for name, value in postgres.env().items():
+        monkeypatch.setenv(name, value)
+    settings = PostgresSettings.load()
+
+    async def whole() -> float:
+        began = time.monotonic()
+        (await open_connection(settings)).terminate()
+        return time.monotonic() - began
+
+    async def hasty(seconds: float) -> None:
+        connecting = asyncio.create_task(open_connection(settings))
+        await asyncio.wait([connecting], timeout=seconds)
+        if not connecting.cancel():
+            connecting.result().terminate()
+        await asyncio.wait([connecting])
+
+    async def many() -> None:
+        usual = sorted([await whole() for _ in range(9)])[4]
+        for step in range(150):
+            await hasty(usual * step / 130)
+
+    def left() -> int:
+        return background.run(_seen_by_postgres(postgres))
+
+    # The garbage collector would close in the end what nobody owns any more, at no known time.
+    gc.disable()
+    try:
+        background.run(many())
+        eventually("no connection to be left", lambda: left() == 0, within=5)
+    finally:
+        gc.enable()

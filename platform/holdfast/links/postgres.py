@@ -117,7 +117,7 @@ class PostgresAdapter:
         await self.close()
         self._settings = settings = self._load()
         with translated():
-            self._prober = await _connect(settings)
+            self._prober = await open_connection(settings)
         await self.probe()
         self._engine = engine = _engine(settings, self._connections)
         self._reaper = asyncio.create_task(_reap(engine, settings.pool_idle / 1000))
@@ -187,7 +187,8 @@ class PostgresAdapter:
         return host_and_port(self._load, 5432)
 
 
-async def _connect(settings: PostgresSettings) -> asyncpg.Connection:
+async def open_connection(settings: PostgresSettings) -> asyncpg.Connection:
+    """One connection, read-only and with PG_STATEMENT_TIMEOUT, within PG_CONN_TIMEOUT; raises LinkLost."""
     # asyncpg reads the URL itself, so that everything libpq knows (sslmode, several hosts) works.
     try:
         async with asyncio.timeout(settings.conn_timeout / 1000):
@@ -197,24 +198,32 @@ async def _connect(settings: PostgresSettings) -> asyncpg.Connection:
                 command_timeout=settings.statement_timeout / 1000 + 1,
                 server_settings={"application_name": "holdfast-supervisor"},
             )
-            # Not as parameters of the start: PgBouncer would refuse the connection for them.
-            await connection.execute(
-                f"SET statement_timeout = {settings.statement_timeout};"
-                " SET default_transaction_read_only = on"
-            )
-            with contextlib.suppress(asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError):
-                # A query whose client has gone ends, instead of holding a connection until it is done.
-                # PostgreSQL 14 or later, and not on every system.
-                await connection.execute("SET client_connection_check_interval = 1000")
+            try:
+                await _configure(connection, settings)
+            except BaseException:
+                # Cancelled or timed out in between, it belongs to nobody yet and would stay open for ever.
+                connection.terminate()
+                raise
             return connection
     except TimeoutError:
         reason = f"no answer in {settings.conn_timeout} ms"
         raise LinkLost(f"Postgres cannot be reached: {reason}", link="postgres") from None
 
 
+async def _configure(connection: asyncpg.Connection, settings: PostgresSettings) -> None:
+    # Not as parameters of the start: PgBouncer would refuse the connection for them.
+    await connection.execute(
+        f"SET statement_timeout = {settings.statement_timeout}; SET default_transaction_read_only = on"
+    )
+    with contextlib.suppress(asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError):
+        # A query whose client has gone ends, instead of holding a connection until it is done.
+        # PostgreSQL 14 or later, and not on every system.
+        await connection.execute("SET client_connection_check_interval = 1000")
+
+
 def _engine(settings: PostgresSettings, connections: WeakSet[asyncpg.Connection]) -> AsyncEngine:
     async def connect(*_: Any, **__: Any) -> asyncpg.Connection:
-        connection = await _connect(settings)
+        connection = await open_connection(settings)
         connections.add(connection)
         return connection
 
