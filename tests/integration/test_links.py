@@ -29,7 +29,7 @@ from holdfast.backoff import Schedule
 from holdfast.errors import AuthenticationFailed, HoldfastError, LinkDown, PoolExhausted
 from holdfast.links.link import Link, LinkState, Phase, PoolStatus
 from holdfast.links.mongo import MongoAdapter
-from holdfast.links.postgres import PostgresAdapter, open_connection
+from holdfast.links.postgres import PostgresAdapter
 from holdfast.links.redis import RedisAdapter, translated
 from holdfast.local.mongo import ADMIN
 from holdfast.local.servers import Mongo, Postgres, Server, Valkey
@@ -538,27 +538,22 @@ def test_idle_postgres_connections_are_closed(
 def test_a_connect_that_is_cancelled_leaves_nothing_open(
     postgres: Postgres, background: Background, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever a caller goes while Postgres is being connected to, the server is left with no connection."""
-    for name, value in postgres.env().items():
+    """Whenever a caller goes while the pool connects for it, the server is left with no connection."""
+    for name, value in {**postgres.env(), **KINDS[0].settings}.items():
         monkeypatch.setenv(name, value)
-    settings = PostgresSettings.load()
 
-    async def whole() -> float:
-        began = time.monotonic()
-        (await open_connection(settings)).terminate()
-        return time.monotonic() - began
-
-    async def hasty(seconds: float) -> None:
-        connecting = asyncio.create_task(open_connection(settings))
-        await asyncio.wait([connecting], timeout=seconds)
-        if not connecting.cancel():
-            connecting.result().terminate()
-        await asyncio.wait([connecting])
+    async def hasty(adapter: PostgresAdapter, seconds: float) -> None:
+        query = asyncio.create_task(_slow_postgres(adapter, 0.1))
+        await asyncio.sleep(seconds)
+        query.cancel()
+        await asyncio.wait([query])
 
     async def many() -> None:
-        usual = sorted([await whole() for _ in range(9)])[4]
-        for step in range(150):
-            await hasty(usual * step / 130)
+        for step in range(12):
+            adapter = PostgresAdapter(PostgresSettings.load)
+            await adapter.open()
+            await asyncio.gather(*(hasty(adapter, n * 0.004 + step * 0.0003) for n in range(8)))
+            await adapter.close()
 
     def left() -> int:
         return background.run(_seen_by_postgres(postgres))
