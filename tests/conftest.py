@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pytest
 
-from holdfast.local.servers import Mongo, Postgres, Valkey
+from holdfast.embedded import Mongo, Postgres, Valkey
 
 T = TypeVar("T")
 VARIABLES = (

@@ -9,7 +9,7 @@ from granian.http import HTTP1Settings
 from granian.server import Server
 
 from holdfast.errors import exit_on_error
-from holdfast.listening import bind
+from holdfast.processes.ports import bind
 from holdfast.settings import GatewaySettings, JwtSettings, RedisSettings, SupervisorSettings
 from holdfast.tokens import secret
 

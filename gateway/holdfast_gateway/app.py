@@ -20,7 +20,6 @@ import structlog
 
 from holdfast import logs
 from holdfast.backoff import Schedule
-from holdfast.client import Client, ClientAdapter
 from holdfast.errors import (
     DeadlineExceeded,
     HoldfastError,
@@ -31,9 +30,9 @@ from holdfast.errors import (
 )
 from holdfast.links.link import Link, LinkState
 from holdfast.links.redis import RedisAdapter
-from holdfast.metrics import CONTENT_TYPE, GatewayMetrics
-from holdfast.params import ANALYTICS_PATH, printable
-from holdfast.parent import end_with_parent
+from holdfast.processes.parent import end_with_parent
+from holdfast.reports.params import ANALYTICS_PATH, printable
+from holdfast.rpc.client import Client, ClientAdapter
 from holdfast.settings import GatewaySettings, JwtSettings, RedisSettings, SupervisorSettings, is_loopback
 from holdfast.tokens import InvalidToken, issue, verify
 from holdfast_gateway.auth import ADMIN_SCOPE, METRICS_SCOPE, Authenticator, Claims
@@ -50,7 +49,8 @@ from holdfast_gateway.http import (
     matches,
     unavailable,
 )
-from holdfast_gateway.lookup import Found, Lookup, StillComputing, Wanted
+from holdfast_gateway.l1.lookup import Found, Lookup, StillComputing, Wanted
+from holdfast_gateway.metrics import CONTENT_TYPE, GatewayMetrics
 
 MAX_TARGET = 4096
 MAX_BODY = 16 * 1024

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from holdfast.client import Client
-from holdfast.entries import Entry, unpack
+from holdfast.cache.entry import Entry, unpack
 from holdfast.errors import HoldfastError
 from holdfast.links.link import Link
 from holdfast.links.redis import RedisAdapter
-from holdfast.params import ANALYTICS_PATH, KEY_PREFIX, ParamReader
 from holdfast.reports import ReportSpec
+from holdfast.reports.params import ANALYTICS_PATH, KEY_PREFIX, ParamReader
+from holdfast.rpc.client import Client
 
 KEY = KEY_PREFIX + ANALYTICS_PATH
 EVERY = 5.0

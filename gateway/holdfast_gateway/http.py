@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from holdfast.entries import Entry
+from holdfast.cache.entry import Entry
 
 Headers = list[tuple[str, str]]
 Cache = Literal["HIT", "MISS", "STALE"]

@@ -181,7 +181,7 @@ def test_workers_warm_every_variant(up: Up) -> None:
         keys = set(cache.scan_iter("gwcache:*", count=1000))
     assert len([key for key in keys if key.startswith("gwcache:/api/v1/analytics/")]) >= 531
     assert "gwcache:/api/v1/analytics/carriers?month=7&origin=JFK" in keys
-    tasks = up.flower("/api/tasks?taskname=holdfast.refresh&state=SUCCESS&limit=600")
+    tasks = up.flower("/api/tasks?taskname=holdfast.cache.refresh&state=SUCCESS&limit=600")
     assert len(tasks) > 500
 
 

@@ -29,10 +29,10 @@ from statistics import median
 
 import psutil
 
-from holdfast.commands import command
-from holdfast.local.files import open_log, pick_port, secret_file
-from holdfast.local.servers import Mongo, Postgres, Valkey
-from holdfast.local.spawn import die_with_parent
+from holdfast.embedded import Mongo, Postgres, Valkey
+from holdfast.processes.files import open_log, pick_port, secret_file
+from holdfast.processes.programs import command
+from holdfast.processes.spawn import die_with_parent
 
 PATH = "/api/v1/analytics/carriers?month=7&origin=JFK"
 CONNECTIONS = 64

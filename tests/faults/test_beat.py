@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import eventually
 from tests.integration.processes import Platform
 
-from holdfast.local.servers import Valkey
+from holdfast.embedded import Valkey
 
 
 @pytest.fixture

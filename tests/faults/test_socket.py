@@ -6,8 +6,8 @@ import asyncio
 
 from tests.integration.processes import Background, Platform
 
-from holdfast import wire
-from holdfast.supervisor.server import CALLS_PER_CONNECTION
+from holdfast.rpc import frames as wire
+from holdfast.rpc.server import CALLS_PER_CONNECTION
 
 
 def test_calls_cancelled_at_once_leave_the_connection_usable() -> None:

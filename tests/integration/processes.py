@@ -29,9 +29,9 @@ import pytest
 import uvloop
 from tests.conftest import VARIABLES, eventually, free_port
 
-from holdfast.client import Client
-from holdfast.local.servers import Mongo, Postgres, Valkey
-from holdfast.local.spawn import die_with_parent
+from holdfast.embedded import Mongo, Postgres, Valkey
+from holdfast.processes.spawn import die_with_parent
+from holdfast.rpc.client import Client
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from holdfast.client import connect
+from holdfast.cache.refresh import refresh
 from holdfast.errors import HoldfastError
-from holdfast.refresh import refresh
 from holdfast.reports import load_reports
+from holdfast.rpc.client import connect
 from holdfast.settings import ReportsSettings
 
 

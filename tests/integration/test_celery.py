@@ -21,8 +21,8 @@ from tests.conftest import eventually, free_port
 from tests.integration.processes import Background, Platform, Process, Servers
 from tests.integration.sample_reports import UPTO
 
-from holdfast.entries import Entry, unpack
-from holdfast.local.files import read_secret
+from holdfast.cache.entry import Entry, unpack
+from holdfast.processes.files import read_secret
 
 NUMBERS = "gwcache:/api/v1/analytics/numbers"
 
@@ -50,7 +50,7 @@ class Shop:
         if self.supervisor is None or not self.supervisor.running:
             self.supervisor = self.platform.supervisor(**self.servers.env())
 
-    def send(self, task: str = "holdfast.refresh", **arguments: Any) -> str:
+    def send(self, task: str = "holdfast.cache.refresh", **arguments: Any) -> str:
         """Send a task: its id."""
         return str(self.sender.send_task(task, kwargs=arguments).id)
 
@@ -206,7 +206,7 @@ def test_nothing_from_the_queue_is_unpickled(shop: Shop, tmp_path: Path) -> None
             routing_key="holdfast",
             content_type="application/x-python-serialize",
             content_encoding="binary",
-            headers={"task": "holdfast.refresh", "id": "bomb", "lang": "py"},
+            headers={"task": "holdfast.cache.refresh", "id": "bomb", "lang": "py"},
         )
     eventually("it to be refused", lambda: "ContentDisallowed" in shop.worker.output())
     shop.send(report="numbers", params={"upto": 11})
@@ -217,7 +217,7 @@ def test_nothing_from_the_queue_is_unpickled(shop: Shop, tmp_path: Path) -> None
 def test_plain_celery_is_enough(shop: Shop) -> None:
     """`celery -A holdfast_workers worker`, without `holdfast`, does the same work."""
     sender = _sender(shop.plain_broker)
-    sender.send_task("holdfast.refresh", kwargs={"report": "numbers", "params": {"upto": 14}})
+    sender.send_task("holdfast.cache.refresh", kwargs={"report": "numbers", "params": {"upto": 14}})
     eventually("the entry", lambda: shop.entry(f"{NUMBERS}?upto=14"), within=30)
     sender.close()
     assert shop.plain.terminate() == 0
@@ -271,7 +271,7 @@ def test_flower_wants_its_password(shop: Shop, tmp_path: Path) -> None:
     assert listening == ["127.0.0.1"]
     task = shop.send(report="numbers", params={"upto": 15})
     shown = eventually("the task in Flower", lambda: _shown(url, login, task))
-    assert shown["name"] == "holdfast.refresh"
+    assert shown["name"] == "holdfast.cache.refresh"
     hidden = (b"a-password-of-flower", base64.b64encode(b"ops:a-password-of-flower"))
     for process in psutil.process_iter():
         try:

@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 from pymongo import AsyncMongoClient, MongoClient
 
-from holdfast.local.servers import Mongo, Postgres
+from holdfast.embedded import Mongo, Postgres
 from holdfast_flights.load import main
 
 COUNTS = {"airlines": 16, "airports": 1_458, "planes": 3_322, "flights": 336_776}

@@ -16,7 +16,7 @@ from tests.conftest import eventually
 from tests.integration.processes import took
 from tests.integration.town import ANALYTICS, Town, answered, bearer, problem
 
-from holdfast.entries import Entry, pack, unpack
+from holdfast.cache.entry import Entry, pack, unpack
 
 # What it answers.
 

@@ -26,13 +26,13 @@ from tests.conftest import eventually, free_port
 from tests.integration.processes import Background, took
 
 from holdfast.backoff import Schedule
+from holdfast.embedded import Mongo, Postgres, Server, Valkey
+from holdfast.embedded.mongo import ADMIN
 from holdfast.errors import AuthenticationFailed, HoldfastError, LinkDown, PoolExhausted
 from holdfast.links.link import Link, LinkState, Phase, PoolStatus
 from holdfast.links.mongo import MongoAdapter
 from holdfast.links.postgres import PostgresAdapter
 from holdfast.links.redis import RedisAdapter, translated
-from holdfast.local.mongo import ADMIN
-from holdfast.local.servers import Mongo, Postgres, Server, Valkey
 from holdfast.settings import MongoSettings, PostgresSettings, RedisSettings
 
 APPLICATION = "holdfast-supervisor"

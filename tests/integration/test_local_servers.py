@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from holdfast.local.servers import LocalError, Mongo, Postgres, Server, Valkey
+from holdfast.embedded import LocalError, Mongo, Postgres, Server, Valkey
 
 KINDS: list[type[Server]] = [Postgres, Mongo, Valkey]
 
@@ -194,7 +194,7 @@ def test_a_server_dies_with_the_process_that_started_it(server: Server) -> None:
         pytest.skip("the kernel offers this on Linux only")
     server.stop()
     script = (
-        "import sys, pathlib; from holdfast.local import servers;"
+        "import sys, pathlib; from holdfast import embedded as servers;"
         "s = getattr(servers, sys.argv[1])(pathlib.Path(sys.argv[2])); s.start();"
         "print(s.pid, flush=True); input()"
     )
@@ -228,7 +228,7 @@ def test_a_stopped_server_leaves_no_process(server: Server) -> None:
 def test_a_killed_first_start_leaves_nothing_half_done(kind: type[Server], tmp_path: Path) -> None:
     """A first start that is killed at any moment is followed by one that works."""
     script = (
-        "import sys, pathlib; from holdfast.local import servers;"
+        "import sys, pathlib; from holdfast import embedded as servers;"
         "print('go', flush=True);"
         "getattr(servers, sys.argv[1])(pathlib.Path(sys.argv[2])).start()"
     )

@@ -16,12 +16,12 @@ from tests.conftest import eventually
 from tests.integration import sample_reports
 from tests.integration.processes import Background, Platform, Process, Servers
 
-from holdfast.client import Client
-from holdfast.entries import Entry, State, Unusable, unpack
+from holdfast.cache.entry import Entry, State, Unusable, unpack
+from holdfast.cache.refresh import Outcome, refresh
 from holdfast.errors import ComputeFailed, LeaseHeld, LeaseLost, LinkDown, QueryFailed
-from holdfast.local.files import read_secret
-from holdfast.refresh import Outcome, refresh
+from holdfast.processes.files import read_secret
 from holdfast.reports import Report
+from holdfast.rpc.client import Client
 from holdfast.supervisor.runs import KEEP_SECONDS
 
 LEDGER = "gwcache:/api/v1/analytics/ledger"

@@ -18,8 +18,7 @@ import pytest
 from tests.conftest import eventually, free_port
 from tests.integration.processes import Background, Platform, Process, Servers, took
 
-from holdfast import wire
-from holdfast.client import Client
+from holdfast.embedded import Mongo, Postgres, Valkey
 from holdfast.errors import (
     DeadlineExceeded,
     InvalidParams,
@@ -31,7 +30,8 @@ from holdfast.errors import (
     SupervisorUnavailable,
     UnknownQuery,
 )
-from holdfast.local.servers import Mongo, Postgres, Valkey
+from holdfast.rpc import frames as wire
+from holdfast.rpc.client import Client
 
 DATABASE = "sample_supervisor"
 POOL = 5

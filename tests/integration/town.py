@@ -13,8 +13,8 @@ from redis import Redis
 from tests.conftest import eventually, free_port
 from tests.integration.processes import Background, Platform, Process, Servers, metric, took
 
-from holdfast.client import Client
-from holdfast.local.files import read_secret
+from holdfast.processes.files import read_secret
+from holdfast.rpc.client import Client
 
 ANALYTICS = "/api/v1/analytics"
 SECRET = "a-signing-secret-of-more-than-32-characters"

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from ruamel.yaml import YAML
 
-from holdfast.local.valkey import USERS
+from holdfast.embedded.valkey import USERS
 from holdfast.settings import EVERY_CLASS
 
 COMPOSE = Path(__file__).parents[2] / "compose"
@@ -65,7 +65,7 @@ def test_it_is_a_compose_file() -> None:
 
 def test_the_same_processes_run() -> None:
     """Every process of `holdfast up` is a service, started by the command of its name."""
-    from holdfast.local.plan import PROCESSES
+    from holdfast.up.plan import PROCESSES
 
     for name in (*PROCESSES, "load"):
         assert SERVICES[name]["command"][:2] == ["holdfast", name]

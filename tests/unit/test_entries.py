@@ -19,7 +19,7 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from holdfast.entries import (
+from holdfast.cache.entry import (
     COMPRESS_FROM,
     HEADER_BYTES,
     SCHEMA,
@@ -221,7 +221,7 @@ ROWS = [
 def test_equal_rows_have_equal_digests_in_every_process(seed: str) -> None:
     """Two processes give one result one ETag: neither a hash seed nor the order of columns matters."""
     script = (
-        "import json, sys; from holdfast.entries import build\n"
+        "import json, sys; from holdfast.cache.entry import build\n"
         "rows = json.load(sys.stdin)\n"
         "rows[0]['set'] = {'EWR', 'JFK', 'LGA', 'SWF', 'HPN'}\n"
         "print(build(key='k', report='q', params={}, rows=rows, computed_at=1, ttl=1, max_stale=1).digest)\n"

@@ -20,7 +20,7 @@ from holdfast.errors import (
     from_wire,
 )
 from holdfast.tokens import InvalidToken
-from holdfast_gateway.lookup import StillComputing
+from holdfast_gateway.l1.lookup import StillComputing
 
 
 def tree(root: type[HoldfastError] = HoldfastError) -> list[type[HoldfastError]]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from holdfast.entries import Entry, build
+from holdfast.cache.entry import Entry, build
 from holdfast.errors import HoldfastError, InvalidParams, LinkDown, UnknownReport
 from holdfast_gateway.app import _problem
 from holdfast_gateway.http import (

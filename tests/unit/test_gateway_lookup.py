@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from holdfast.entries import build
+from holdfast.cache.entry import build
 from holdfast_gateway.http import Representation
-from holdfast_gateway.lookup import Item, Memory
+from holdfast_gateway.l1.lookup import Item, Memory
 
 TTL, MAX_STALE = 30.0, 600.0
 

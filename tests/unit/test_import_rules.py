@@ -80,7 +80,7 @@ def test_an_import_is_seen_wherever_it_stands() -> None:
         "    return __import__('g')\n"
     )
     assert imported(source) == {"a.b", "c", "c.d", "e.f", "g"}
-    assert any("holdfast.refresh" in names for names in ours("holdfast_workers").values())
+    assert any("holdfast.cache.refresh" in names for names in ours("holdfast_workers").values())
 
 
 def test_only_light_modules_reach_the_gateway() -> None:
@@ -97,7 +97,9 @@ def test_only_light_modules_reach_the_gateway() -> None:
     distributions = {"prometheus_client": "prometheus-client", "pydantic_settings": "pydantic-settings",
                      "dotenv": "pydantic-settings", "jwt": "pyjwt"}  # fmt: skip
     assert {distributions.get(name, name) for name in third_party} <= slim
-    assert not {name for name in light if name.startswith(("holdfast.supervisor", "holdfast.local"))}
+    assert not {
+        name for name in light if name.startswith(("holdfast.supervisor", "holdfast.up", "holdfast.embedded"))
+    }
 
 
 def _slim_dependencies() -> list[str]:

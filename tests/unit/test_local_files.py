@@ -15,8 +15,9 @@ from dotenv import dotenv_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.local import files
-from holdfast.local.files import (
+from holdfast.cli.status import living_processes
+from holdfast.processes import files
+from holdfast.processes.files import (
     LocalError,
     claim_port,
     log_tail,
@@ -26,7 +27,8 @@ from holdfast.local.files import (
     secret_file,
     write_atomic,
 )
-from holdfast.local.instance import (
+from holdfast.processes.locks import holder
+from holdfast.up.instance import (
     Instance,
     end_leftovers,
     lock_file,
@@ -34,8 +36,6 @@ from holdfast.local.instance import (
     recorded_processes,
     up_env_file,
 )
-from holdfast.local.status import living_processes
-from holdfast.locks import holder
 
 
 def mode(path: Path) -> int:
@@ -123,7 +123,7 @@ def test_a_second_up_on_the_same_home_is_told_who_runs(tmp_path: Path) -> None:
 def test_a_claim_does_not_outlive_its_process(tmp_path: Path) -> None:
     """An `up` that was killed leaves a lock file, but no claim; its settings are not believed."""
     script = (
-        "import os, pathlib, signal, sys; from holdfast.local.instance import Instance\n"
+        "import os, pathlib, signal, sys; from holdfast.up.instance import Instance\n"
         "claim = Instance(pathlib.Path(sys.argv[1])).__enter__()\n"
         "claim.publish_settings({'GW_PORT': '1'})\n"
         "claim.publish_processes({'x': {'pid': os.getpid(), 'alive': True, 'since': 0}})\n"

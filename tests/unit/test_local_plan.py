@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from holdfast.errors import SettingsError
-from holdfast.local.files import LocalError, pick_port
-from holdfast.local.plan import PROCESSES, STOP_ORDER, Plan, make_plan
+from holdfast.processes.files import LocalError, pick_port
+from holdfast.up.plan import PROCESSES, STOP_ORDER, Plan, make_plan
 
 KEPT = ("PATH", "HOME", "TMPDIR", "LANG")
 

@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.local.processes import (
+from holdfast.processes.spawn import die_with_parent
+from holdfast.up.children import (
     Child,
     State,
     describe_exit,
     failures_in_row,
     restart_delay,
 )
-from holdfast.local.spawn import die_with_parent
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 STUBBORN = [
@@ -195,8 +195,8 @@ def test_children_end_when_up_is_killed(tmp_path: Path) -> None:
     """When the process that keeps the children is killed with SIGKILL, they end too."""
     script = (
         "import asyncio, pathlib, sys, signal\n"
-        "from holdfast.local.processes import Child\n"
-        "from holdfast.local.spawn import die_with_parent\n"
+        "from holdfast.up.children import Child\n"
+        "from holdfast.processes.spawn import die_with_parent\n"
         "argv = [*die_with_parent(signal.SIGTERM), sys.executable, '-c', 'import time; time.sleep(600)']\n"
         "child = Child('thing', argv, home=pathlib.Path(sys.argv[1]),\n"
         "              changed=lambda state, line: print(state.pid, flush=True))\n"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.local import status
-from holdfast.local.files import pick_port
-from holdfast.local.instance import Instance
-from holdfast.local.screen import Answer, describe, excerpt, fetch, fetch_until_hit
+from holdfast.cli import status
+from holdfast.processes.files import pick_port
+from holdfast.up.instance import Instance
+from holdfast.up.screen import Answer, describe, excerpt, fetch, fetch_until_hit
 
 BODY = json.dumps({"report": "x", "rows": [{"a": 1, "b": "ü"}, {"a": 2}]}).encode()
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError
 
 from holdfast.errors import InvalidParams, ReportError
-from holdfast.params import (
+from holdfast.reports.params import (
     Claim,
     ParamReader,
     Params,

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from holdfast import refresh as module
-from holdfast.entries import Entry, Unusable, build, pack, unpack
+from holdfast.cache import refresh as module
+from holdfast.cache.entry import Entry, Unusable, build, pack, unpack
+from holdfast.cache.refresh import LEASE_SECONDS, Outcome, compute, refresh
 from holdfast.errors import (
     ComputeFailed,
     HoldfastError,
@@ -21,9 +22,8 @@ from holdfast.errors import (
     LinkDown,
     QueryFailed,
 )
-from holdfast.params import Scalar
-from holdfast.refresh import LEASE_SECONDS, Outcome, compute, refresh
 from holdfast.reports import Data, Params, Report, Row
+from holdfast.reports.params import Scalar
 
 Rows = list[dict[str, Any]]
 UA: Rows = [{"carrier": "UA", "flights": 3}]

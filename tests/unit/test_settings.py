@@ -32,7 +32,7 @@ from holdfast.settings import (
     SupervisorSettings,
     is_loopback,
 )
-from holdfast.variables import Settings, parse_list
+from holdfast.settings.sources import Settings, parse_list
 
 CANARY = "canary-5b1f9e-do-not-show"
 

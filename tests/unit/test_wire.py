@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from holdfast import wire
 from holdfast.errors import ProtocolError, ResultTooLarge
+from holdfast.rpc import frames as wire
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 INTEGERS = st.integers(-(2**63), 2**64 - 1)

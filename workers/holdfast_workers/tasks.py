@@ -1,4 +1,4 @@
-"""The tasks: thin shells around `holdfast.refresh`."""
+"""The tasks: thin shells around `holdfast.cache.refresh`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from celery import Task
 from celery.utils.log import get_task_logger
 
 from holdfast.backoff import exponential
-from holdfast.client import Client
+from holdfast.cache.refresh import Outcome, Trigger
+from holdfast.cache.refresh import refresh as refresh_entry
 from holdfast.errors import HoldfastError, InvalidParams, LeaseHeld
-from holdfast.params import Scalar
-from holdfast.refresh import Outcome, Trigger
-from holdfast.refresh import refresh as refresh_entry
+from holdfast.reports.params import Scalar
+from holdfast.rpc.client import Client
 from holdfast.settings import CacheSettings
 from holdfast_workers.app import app
-from holdfast_workers.child import child
+from holdfast_workers.runtime import child
 from holdfast_workers.schedule import registry
 
 RETRIES = 5
 log = get_task_logger(__name__)
 
 
-@app.task(name="holdfast.refresh", bind=True, max_retries=RETRIES)
+@app.task(name="holdfast.cache.refresh", bind=True, max_retries=RETRIES)
 def refresh(
     self: Task,
     report: str,

@@ -12,8 +12,8 @@ from kombu.exceptions import OperationalError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from holdfast.client import Client, connect
 from holdfast.errors import HoldfastError, exit_on_error
+from holdfast.rpc.client import Client, connect
 from holdfast_workers.schedule import registry
 
 QUIET_SECONDS = 30.0

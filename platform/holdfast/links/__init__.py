@@ -1,0 +1,1 @@
+"""Links: supervised connections to Postgres, MongoDB and Redis."""

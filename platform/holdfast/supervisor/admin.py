@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from holdfast import metrics
 from holdfast.links.link import Link
-from holdfast.supervisor.services import Services
+from holdfast.supervisor import metrics
+from holdfast.supervisor.operations import Services
 
 
 def link_status(link: Link) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from holdfast.entries import Entry
+from holdfast.cache.entry import Entry
+from holdfast.cache.refresh import Trigger, refresh
 from holdfast.errors import DeadlineExceeded, HoldfastError, LeaseHeld, LeaseLost, Overloaded
-from holdfast.params import Scalar
-from holdfast.refresh import Trigger, refresh
 from holdfast.reports import Report
+from holdfast.reports.params import Scalar
 
 if TYPE_CHECKING:
-    from holdfast.supervisor.services import Services
+    from holdfast.supervisor.operations import Services
 
 AT_ONCE = 4
 WAITING = 200

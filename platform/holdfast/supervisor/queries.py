@@ -14,8 +14,8 @@ from holdfast.errors import QueryFailed
 from holdfast.links.link import Link
 from holdfast.links.mongo import MongoAdapter
 from holdfast.links.postgres import PostgresAdapter
-from holdfast.params import Scalar
 from holdfast.reports import Registry
+from holdfast.reports.params import Scalar
 
 MAX_ROWS = 500_000
 

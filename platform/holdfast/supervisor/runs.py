@@ -20,7 +20,7 @@ from pymongo import DESCENDING, IndexModel
 from holdfast.errors import AuthenticationFailed, HoldfastError, QueryFailed
 from holdfast.links.link import Link
 from holdfast.links.mongo import translated
-from holdfast.metrics import SupervisorMetrics
+from holdfast.supervisor.metrics import SupervisorMetrics
 
 KEEP_SECONDS = 7 * 86_400
 _QUEUE = 10_000

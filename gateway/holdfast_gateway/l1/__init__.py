@@ -1,0 +1,1 @@
+"""The first tier: results in this process's memory."""

@@ -1,1 +1,0 @@
-"""What `holdfast up` needs on one machine: embedded servers, child processes, the screen."""

@@ -1,0 +1,26 @@
+"""Reports: what an engineer writes, and the registry that the processes load them into."""
+
+from holdfast.reports.params import Claim, Params
+from holdfast.reports.report import (
+    Data,
+    Query,
+    Registry,
+    Report,
+    ReportSpec,
+    Row,
+    load_reports,
+    variants,
+)
+
+__all__ = [
+    "Claim",
+    "Data",
+    "Params",
+    "Query",
+    "Registry",
+    "Report",
+    "ReportSpec",
+    "Row",
+    "load_reports",
+    "variants",
+]

@@ -1,0 +1,1 @@
+"""The supervisor's socket: its frames, its client and its server."""

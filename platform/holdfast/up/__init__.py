@@ -1,0 +1,1 @@
+"""`holdfast up`: every process on one machine."""
