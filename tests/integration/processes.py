@@ -35,7 +35,7 @@ from holdfast.rpc.client import Client
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
-SAMPLES = "tests.integration.sample_reports"
+SAMPLES = "tests.support.sample_reports"
 _CLI = (sys.executable, "-m", "holdfast.cli")
 
 

@@ -19,7 +19,7 @@ from celery import Celery
 from redis import Redis
 from tests.conftest import eventually, free_port
 from tests.integration.processes import Background, Platform, Process, Servers
-from tests.integration.sample_reports import UPTO
+from tests.support.sample_reports import UPTO
 
 from holdfast.cache.entry import Entry, unpack
 from holdfast.processes.files import read_secret

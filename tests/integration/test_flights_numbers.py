@@ -14,7 +14,7 @@ import pytest
 from pymongo import AsyncMongoClient
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
-from tests.integration.flights_expected import EXPECTED, table
+from tests.support.flights_expected import EXPECTED, table
 
 from holdfast.reports import Query, Registry, Row, load_reports
 from holdfast.settings import MongoSettings, PostgresSettings

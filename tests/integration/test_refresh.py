@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from redis import Redis
 from tests.conftest import eventually
-from tests.integration import sample_reports
+from tests.support import sample_reports
 from tests.integration.processes import Background, Platform, Process, Servers
 
 from holdfast.cache.entry import Entry, State, Unusable, unpack
