@@ -12,7 +12,7 @@ from typing import Any
 
 from holdfast.settings import GatewaySettings, JwtSettings
 from holdfast.tokens import InvalidToken, verify
-from holdfast_gateway.http import Problem
+from holdfast_gateway.problems import Problem
 
 ADMIN_SCOPE = "analytics:admin"
 METRICS_SCOPE = "metrics:read"

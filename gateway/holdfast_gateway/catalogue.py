@@ -9,24 +9,33 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 import structlog
 
-from holdfast.cache.entry import Entry, unpack
+from holdfast.cache.entry import Entry, Unusable, unpack
 from holdfast.errors import HoldfastError
+from holdfast.links.adapter import Adapter
 from holdfast.links.link import Link
-from holdfast.links.redis import RedisAdapter
 from holdfast.reports import ReportSpec
-from holdfast.reports.params import ANALYTICS_PATH, KEY_PREFIX, ParamReader
-from holdfast.rpc.client import Client
+from holdfast.reports.canonical import CATALOGUE_KEY
+from holdfast.reports.params import ParamReader
+from holdfast_gateway.l1.lookup import EntryReader
 
-KEY = KEY_PREFIX + ANALYTICS_PATH
 EVERY = 5.0
 EVERY_ALONE = 1.0
 EVERY_AT_FIRST = 0.1
 RENEW_AT_MOST_EVERY = 1.0
+
+
+class CatalogueSource(Adapter, Protocol):
+    """The supervisor as the gateway asks it for the catalogue (`rpc.client.Client`)."""
+
+    async def catalogue(self) -> Entry | Unusable:
+        """The catalogue, as an entry."""
 
 
 class _Document(msgspec.Struct):
@@ -34,7 +43,7 @@ class _Document(msgspec.Struct):
 
 
 @dataclass(slots=True)
-class Known:
+class CatalogueSnapshot:
     """The reports of one state of the catalogue, and the newest entry that said so."""
 
     entry: Entry
@@ -42,39 +51,53 @@ class Known:
 
 
 class Catalogue:
-    """Keeps the catalogue current: each five seconds by the supervisor's word, each second while that is
-    not to be had, and ten times a second until there is one.
+    """Keeps the catalogue current.
+
+    It asks every five seconds while the supervisor answers, every second while it does not, and ten times a
+    second until there is a first catalogue.
     """
 
-    def __init__(self, redis: tuple[Link, RedisAdapter], supervisor: tuple[Link, Client]) -> None:
-        self.known: Known | None = None
-        self._redis_link, self._redis = redis
-        self._supervisor_link, self._supervisor = supervisor
+    def __init__(
+        self,
+        redis: Link[EntryReader],
+        supervisor: Link[CatalogueSource],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.snapshot: CatalogueSnapshot | None = None
+        self._redis = redis
+        self._supervisor = supervisor
+        self._monotonic = monotonic
         self._renewed_at = -math.inf
         self._renewing = asyncio.Lock()
+        self._on_change: list[Callable[[], None]] = []
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Call this whenever another catalogue takes the place of the one before."""
+        self._on_change.append(call)
 
     async def run(self) -> None:
-        """Look for a newer catalogue, for ever."""
+        """Look for a newer catalogue, until cancelled."""
         while True:
             await self._renew()
-            if self.known is None:
+            if self.snapshot is None:
                 await asyncio.sleep(EVERY_AT_FIRST)
             else:
-                await asyncio.sleep(EVERY if self._supervisor_link.up else EVERY_ALONE)
+                await asyncio.sleep(EVERY if self._supervisor.up else EVERY_ALONE)
 
     async def renew(self) -> None:
-        """Look now, unless somebody did within the last second: a report may have come a moment ago."""
+        """Look now, unless that was done within the last second: a report may have come a moment ago."""
         async with self._renewing:
-            if time.monotonic() - self._renewed_at >= RENEW_AT_MOST_EVERY:
+            if self._monotonic() - self._renewed_at >= RENEW_AT_MOST_EVERY:
                 await self._renew()
 
     async def _renew(self) -> None:
-        self._renewed_at = time.monotonic()
+        self._renewed_at = self._monotonic()
         entry = await self._fetch()
-        if entry is None:
+        if not isinstance(entry, Entry):
             return
-        if self.known is not None and self.known.entry.digest == entry.digest:
-            self.known.entry = entry
+        if self.snapshot is not None and self.snapshot.entry.digest == entry.digest:
+            self.snapshot.entry = entry
         else:
             self._take(entry)
 
@@ -83,18 +106,19 @@ class Catalogue:
             specs = msgspec.json.decode(entry.body, type=_Document).reports
             readers = {spec.name: ParamReader(spec.name, spec.params) for spec in specs}
         except (msgspec.MsgspecError, HoldfastError, TypeError, ValueError) as error:
-            structlog.get_logger("catalogue").error("the catalogue cannot be read", error=str(error))
+            log = structlog.get_logger("catalogue")
+            log.error("The catalogue cannot be read.", action="catalogue_unreadable", error=str(error))
             return
-        self.known = Known(entry, readers)
+        self.snapshot = CatalogueSnapshot(entry, readers)
+        for call in self._on_change:
+            call()
 
-    async def _fetch(self) -> Entry | None:
+    async def _fetch(self) -> Entry | Unusable | None:
         try:
-            if self._supervisor_link.up:
-                found = unpack(KEY, await self._supervisor.call("catalogue", deadline=2))
-            elif self._redis_link.up:
-                found = unpack(KEY, await self._redis.get(KEY))
-            else:
-                return None
+            if self._supervisor.up:
+                return await self._supervisor.adapter.catalogue()
+            if self._redis.up:
+                return unpack(CATALOGUE_KEY, await self._redis.adapter.get(CATALOGUE_KEY))
         except HoldfastError:
-            return None
-        return found if isinstance(found, Entry) else None
+            pass
+        return None

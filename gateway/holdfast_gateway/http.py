@@ -1,14 +1,12 @@
-"""HTTP as the gateway speaks it: header lists, conditional requests, encodings and problem documents.
+"""HTTP as the gateway speaks it: header lists, conditional requests and encodings.
 
-Sources: RFC 9110 (semantics), RFC 9111 (caching), RFC 5861 (stale-*), RFC 9211 (Cache-Status),
-RFC 9457 (problem+json).
+Sources: RFC 9110 (semantics), RFC 9111 (caching), RFC 5861 (stale-*), RFC 9211 (Cache-Status).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -19,13 +17,12 @@ Cache = Literal["HIT", "MISS", "STALE"]
 Encoding = Literal["", "gzip", "zstd"]
 
 JSON = "application/json"
-PROBLEM = "application/problem+json"
 NOSNIFF = ("x-content-type-options", "nosniff")
 CACHE_NAME = "Holdfast"
 
 
 class Scope(Protocol):
-    """What Granian tells of a request (RSGI)."""
+    """A request, as Granian hands it over (RSGI)."""
 
     method: str
     path: str
@@ -37,31 +34,13 @@ class Scope(Protocol):
         """The request's headers; `get` finds one by its lower-case name."""
 
 
-class Problem(Exception):
-    """A request that ends in an error, as RFC 9457 tells it."""
+class Response(NamedTuple):
+    """An answer. `cache` is its X-Cache value; empty where it came from no cache."""
 
-    def __init__(
-        self, status: int, title: str, detail: str = "", *, headers: Headers | None = None, **further: Any
-    ) -> None:
-        super().__init__(detail or title)
-        self.status = status
-        self.headers: Headers = [
-            ("content-type", PROBLEM),
-            ("cache-control", "no-store"),
-            NOSNIFF,
-            *(headers or []),
-        ]
-        document = {"type": "about:blank", "title": title, "status": status}
-        if detail:
-            document["detail"] = detail
-        self.body = msgspec.json.encode({**document, **further})
-
-
-def unavailable(
-    detail: str, retry_after: float, *, status: int = 503, title: str = "Service Unavailable"
-) -> Problem:
-    """A problem that passes, with the whole seconds after which to try again."""
-    return Problem(status, title, detail, headers=[("retry-after", str(max(1, math.ceil(retry_after))))])
+    status: int
+    headers: Headers
+    body: bytes = b""
+    cache: Cache | Literal[""] = ""
 
 
 class Encodings:
@@ -105,7 +84,7 @@ def _choose(accept: str) -> Encoding:
 
 
 class Representation:
-    """One entry, ready to be sent: its bodies, and header lists that are made once a second at the most."""
+    """One entry, ready to be sent: its bodies, and header lists that are made at most once a second."""
 
     __slots__ = ("_built", "_fixed", "_second", "bodies", "entry", "etag")
 

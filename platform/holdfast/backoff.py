@@ -12,8 +12,8 @@ from random import Random
 def exponential(attempt: int, *, base: float, cap: float, rng: Random | None = None) -> float:
     """Seconds to wait after the `attempt`-th failure in a row (counted from 1).
 
-    `base · 2^(attempt-1)`, at most `cap`. With `rng` the delay is drawn from its upper half ("equal
-    jitter"), so that many clients do not return in step and yet none returns at once.
+    `base · 2^(attempt-1)`, at most `cap`. With `rng` the delay is drawn from its upper half ("equal jitter"):
+    many clients do not return at the same moment, and none returns at once.
     """
     if attempt < 1:
         raise ValueError(f"attempt counts from 1, not {attempt}")
@@ -22,11 +22,11 @@ def exponential(attempt: int, *, base: float, cap: float, rng: Random | None = N
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class Backoff:
     """One link's delays: `base` and `cap` in seconds, and how many attempts make the first burst.
 
-    While attempts are within the burst the link is backing off; after it, it is down, and attempts go
-    on for ever at the cap.
+    During the burst the link is backing off. After it the link is down, and attempts go on forever at the
+    cap.
     """
 
     base: float = 1.0

@@ -34,6 +34,12 @@ class SettingsError(HoldfastError):
     code = "settings"
 
 
+class LocalError(HoldfastError):
+    """Something on this machine keeps Holdfast from starting."""
+
+    code = "local"
+
+
 class ReportError(HoldfastError):
     """A report's definition is wrong."""
 
@@ -68,6 +74,12 @@ class ComputeFailed(HoldfastError):
     """The report's function raised."""
 
     code = "compute_failed"
+
+
+class NotStorable(HoldfastError):
+    """A value cannot be kept in that database."""
+
+    code = "not_storable"
 
 
 class ResultTooLarge(HoldfastError):
@@ -131,6 +143,12 @@ class SupervisorUnavailable(LinkDown):
     code = "supervisor"
 
 
+class StoreUnavailable(LinkDown):
+    """Redis cannot be used, so nothing can be looked up or stored."""
+
+    code = "store"
+
+
 class LeaseHeld(Retryable):
     """Another process is computing this result now."""
 
@@ -158,7 +176,7 @@ def from_wire(wire: dict[str, Any]) -> HoldfastError:
 
 @contextlib.contextmanager
 def exit_on_error() -> Iterator[None]:
-    """End the process with a line on standard error, and no traceback, for what its user can mend.
+    """End the process with a line on standard error, and no traceback, for what its user can correct.
 
     The status is 2 for wrong settings or reports, 1 for other HoldfastErrors, 130 for Ctrl-C.
     """

@@ -8,10 +8,11 @@ from celery import Task
 from celery.utils.log import get_task_logger
 
 from holdfast.backoff import exponential
-from holdfast.cache.refresh import Outcome, Trigger
+from holdfast.cache.refresh import RefreshResult
 from holdfast.cache.refresh import refresh as refresh_entry
+from holdfast.cache.run import Trigger
 from holdfast.errors import HoldfastError, InvalidParams, LeaseHeld
-from holdfast.reports.params import Scalar
+from holdfast.reports.canonical import Scalar
 from holdfast.rpc.client import Client
 from holdfast.settings import CacheSettings
 from holdfast_workers.app import app
@@ -39,7 +40,7 @@ def refresh(
     if trigger not in get_args(Trigger):
         raise InvalidParams(f"trigger: must be one of {', '.join(get_args(Trigger))}")
 
-    async def work(client: Client) -> Outcome:
+    async def work(client: Client) -> RefreshResult:
         return await refresh_entry(
             client,
             found,

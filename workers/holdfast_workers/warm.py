@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import sys
 import time
-from typing import Any
 
 from kombu.exceptions import OperationalError
 from rich.console import Console
@@ -78,7 +77,7 @@ async def _watch(names: set[str], total: int, since: float | None) -> int:
 
 
 async def _done(client: Client, names: set[str], since: float | None) -> int:
-    states: list[dict[str, Any]] = await client.call("report_states")
+    states = await client.report_states()
     now = time.time()
     return sum(
         1

@@ -1,83 +1,64 @@
 """Where an answer comes from: memory (L1), then Redis, then the supervisor.
 
 An entry in memory is trusted for a second; then Redis is asked whether there is a newer one. While Redis
-does not answer, memory goes on serving within the entry's own time fields, which age by the monotonic
-clock here, so a clock that is set back cannot make an old result fresh. What is stale is served at once
-while one refresh runs behind it. Whatever is asked of Redis or of the supervisor is asked once per key,
-however many clients wait for it, and goes on when they have gone.
+does not answer, memory goes on serving within the entry's own times, which age by the monotonic clock here:
+a clock that is set back cannot make an old result fresh. What is stale is served at once while one refresh
+runs behind it. Each key is asked for once at a time, of Redis and of the supervisor, however many clients
+wait for it; the request goes on when they have gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Protocol
 
 import structlog
 
 from holdfast.cache.entry import Entry, Unusable, unpack
-from holdfast.cache.refresh import Trigger
+from holdfast.cache.run import Trigger
 from holdfast.errors import HoldfastError, LinkDown, SupervisorUnavailable
+from holdfast.links.adapter import Adapter
 from holdfast.links.link import Link
-from holdfast.links.redis import RedisAdapter
-from holdfast.reports.params import Scalar
-from holdfast.rpc.client import Client
+from holdfast.reports.canonical import Scalar
 from holdfast_gateway.http import Cache, Representation
-from holdfast_gateway.metrics import GatewayMetrics
+from holdfast_gateway.l1.memory import Item, Memory
 
-TRUSTED_SECONDS = 1.0
 REDIS_SECONDS = 0.5
 COMPUTE_SECONDS = 70.0
 RETRY_STALE_SECONDS = 1.0
-_BOOKKEEPING = 1024
-"""Bytes that an item costs beside its bodies, about."""
-
-T = TypeVar("T")
 
 
-class Item:
-    """An entry in memory. `fresh_until` and `stale_until` are on the monotonic clock."""
+class EntryReader(Adapter, Protocol):
+    """Redis as the gateway reads it (`links.redis.RedisAdapter`)."""
 
-    __slots__ = ("computed_at", "fresh_until", "representation", "size", "stale_until", "trusted_until")
-
-    def __init__(self, representation: Representation, now: float, wall: float) -> None:
-        entry = representation.entry
-        # Computed in the future: the clock was set back since, and must not make the entry fresh for longer.
-        wall = max(wall, entry.computed_at)
-        self.representation = representation
-        self.computed_at = now + entry.computed_at - wall
-        self.fresh_until = now + entry.fresh_until - wall
-        self.stale_until = now + entry.stale_until - wall
-        self.trusted_until = now + TRUSTED_SECONDS
-        self.size = len(entry.body) + len(entry.gzip) + len(entry.zstd) + _BOOKKEEPING
+    async def get(self, key: str) -> bytes | None:
+        """The bytes under a key."""
 
 
-class Memory:
-    """The items by key, at most `max_bytes` of them; the one stored longest ago goes first."""
+class Computer(Adapter, Protocol):
+    """The supervisor as the gateway asks it for results (`rpc.client.Client`)."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self.items: dict[str, Item] = {}
-        self.bytes = 0
-        self._max = max_bytes
+    async def compute(
+        self, key: str, report: str, params: Mapping[str, Scalar], trigger: Trigger, *, deadline: float
+    ) -> Entry:
+        """The entry of that result, computed and stored."""
 
-    def put(self, key: str, item: Item) -> None:
-        """Store an item in the newest place."""
-        self.drop(key)
-        self.items[key] = item
-        self.bytes += item.size
-        while self.bytes > self._max and len(self.items) > 1:
-            self.drop(next(iter(self.items)))
 
-    def drop(self, key: str) -> None:
-        """Forget an item."""
-        if item := self.items.pop(key, None):
-            self.bytes -= item.size
+class LookupMeter(Protocol):
+    """Counts what goes wrong in a lookup (`metrics.GatewayMetrics`)."""
+
+    def redis_failed(self) -> None:
+        """A read of Redis failed."""
+
+    def rejected(self, reason: str) -> None:
+        """Stored bytes were no entry of their key."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ResultRequest:
     """One result: its key, and what to ask the supervisor for."""
 
     key: str
@@ -86,8 +67,8 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """An item, and what it is to the caller."""
+class LookupResult:
+    """An item, and what it is to the caller: HIT, MISS or STALE."""
 
     item: Item
     cache: Cache
@@ -100,150 +81,151 @@ class StillComputing(HoldfastError):
 
 
 class Lookup:
-    """The three tiers. `miss_timeout` is in seconds."""
+    """The three tiers. `miss_timeout` is in seconds; `private` marks results that need a token."""
 
     def __init__(
         self,
         *,
-        redis: tuple[Link, RedisAdapter],
-        supervisor: tuple[Link, Client],
-        metrics: GatewayMetrics,
+        redis: Link[EntryReader],
+        supervisor: Link[Computer],
+        meter: LookupMeter,
         max_bytes: int,
         miss_timeout: float,
         private: bool,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.memory = Memory(max_bytes)
-        self._redis_link, self._redis = redis
-        self._supervisor_link, self._supervisor = supervisor
-        self._metrics = metrics
+        self._redis = redis
+        self._supervisor = supervisor
+        self._meter = meter
         self._miss_timeout = miss_timeout
         self._private = private
+        self._monotonic = monotonic
+        self._wall = wall
         self._reads: dict[str, asyncio.Task[None]] = {}
         self._computations: dict[str, asyncio.Task[Item]] = {}
         self._retry_stale_at: dict[str, float] = {}
         self._log = structlog.get_logger("lookup")
 
-    async def find(self, wanted: Wanted) -> Found:
+    def __repr__(self) -> str:
+        return f"<Lookup {self.memory!r} reads={len(self._reads)} computations={len(self._computations)}>"
+
+    async def find(self, request: ResultRequest) -> LookupResult:
         """The result, from the nearest tier that has it.
 
         Raises:
-            StillComputing: it is being computed, and not ready within the miss time-out.
-            LinkDown: nothing here has it, and the supervisor cannot compute it now.
+            StillComputing: it is being computed, and is not ready within the miss time-out.
+            LinkDown: no tier has it, and the supervisor cannot compute it now.
             HoldfastError: what the computation raised.
         """
-        now = time.monotonic()
-        item = self.memory.items.get(wanted.key)
+        now = self._monotonic()
+        item = self.memory.items.get(request.key)
         if item is None or now >= item.trusted_until:
-            await self._shared(self._reads, wanted.key, self._read(wanted.key))
-            item = self.memory.items.get(wanted.key)
-            now = time.monotonic()
+            await self._read_once(request.key)
+            item = self.memory.items.get(request.key)
+            now = self._monotonic()
         if item is not None:
             if now < item.fresh_until:
-                return Found(item, "HIT")
+                return LookupResult(item, "HIT")
             if now < item.stale_until:
-                self._refresh_behind(wanted, now)
-                return Found(item, "STALE")
-            self.memory.drop(wanted.key)
-        return Found(await self._compute(wanted), "MISS")
-
-    async def _read(self, key: str) -> None:
-        """Bring memory up to what Redis has; leave it as it is while Redis does not answer."""
-        item = self.memory.items.get(key)
-        try:
-            self._redis_link.check()
-            async with asyncio.timeout(REDIS_SECONDS):
-                stored = await self._redis.get(key)
-        except (HoldfastError, TimeoutError) as error:
-            self._metrics.redis_errors.inc()
-            if self._redis_link.up:
-                self._redis_link.suspect()
-                self._log.warning("Redis could not be read", error=str(error))
-            if item is not None:
-                item.trusted_until = time.monotonic() + TRUSTED_SECONDS
-            return
-        entry = unpack(key, stored)
-        if isinstance(entry, Entry):
-            self.keep(entry)
-            return
-        if entry is not Unusable.MISSING:
-            self._metrics.rejected_entries.labels(entry.value).inc()
-            self._log.warning("rejected an entry", key=key, reason=entry.value)
-        if item is not None:
-            # Gone from Redis, by eviction or a flush: what is here is no worse than it was.
-            item.trusted_until = time.monotonic() + TRUSTED_SECONDS
+                self._refresh_behind(request, now)
+                return LookupResult(item, "STALE")
+            self.memory.drop(request.key)
+        return LookupResult(await self._compute(request), "MISS")
 
     def keep(self, entry: Entry) -> Item:
-        """Put an entry in memory, unless a newer one is there."""
-        now, wall = time.monotonic(), time.time()
+        """Put an entry in memory, unless the same or a newer one is there."""
+        now = self._monotonic()
         if item := self.memory.items.get(entry.key):
             here = item.representation.entry
-            if here.computed_at > entry.computed_at:
-                item.trusted_until = now + TRUSTED_SECONDS
+            newer = here.computed_at > entry.computed_at
+            if newer or (here.computed_at, here.fresh_until) == (entry.computed_at, entry.fresh_until):
+                item.trust(now)
                 return item
-            if (here.computed_at, here.fresh_until) == (entry.computed_at, entry.fresh_until):
-                item.trusted_until = now + TRUSTED_SECONDS
-                return item
-        item = Item(Representation(entry, private=self._private), now, wall)
+        item = Item(Representation(entry, private=self._private), now, self._wall())
         self.memory.put(entry.key, item)
         return item
 
     def distrust(self, key: str) -> None:
-        """Ask Redis at the next read of this key."""
+        """Have Redis asked at the next read of this key."""
         if item := self.memory.items.get(key):
-            item.trusted_until = 0.0
+            item.distrust()
 
-    async def _compute(self, wanted: Wanted) -> Item:
-        task = self._begin(wanted, "miss")
+    async def _read_once(self, key: str) -> None:
+        task = self._reads.get(key)
+        if task is None:
+            task = self._reads[key] = asyncio.create_task(self._read(key))
+            task.add_done_callback(lambda _: self._reads.pop(key))
+        await asyncio.shield(task)
+
+    async def _read(self, key: str) -> None:
+        """Bring memory to what Redis has; leave it as it is while Redis does not answer."""
+        try:
+            async with asyncio.timeout(REDIS_SECONDS), self._redis.use() as redis:
+                entry = unpack(key, await redis.get(key))
+        except (HoldfastError, TimeoutError) as error:
+            self._meter.redis_failed()
+            if self._redis.up:
+                self._redis.suspect()
+                self._log.warning("Redis could not be read.", action="cache_read_failed", error=str(error))
+            self._trust(key)
+            return
+        if isinstance(entry, Entry):
+            self.keep(entry)
+            return
+        if entry is not Unusable.MISSING:
+            self._meter.rejected(entry.value)
+            self._log.warning("Rejected an entry.", action="entry_rejected", key=key, reason=entry.value)
+        # Missing from Redis by eviction or a flush: what is in memory is as good as before.
+        self._trust(key)
+
+    def _trust(self, key: str) -> None:
+        if item := self.memory.items.get(key):
+            item.trust(self._monotonic())
+
+    async def _compute(self, request: ResultRequest) -> Item:
+        task = self._begin(request, "miss")
         try:
             async with asyncio.timeout(self._miss_timeout):
                 return await asyncio.shield(task)
         except TimeoutError:
             raise StillComputing from None
 
-    def _refresh_behind(self, wanted: Wanted, now: float) -> None:
-        if now >= self._retry_stale_at.get(wanted.key, 0.0) and self._supervisor_link.up:
-            self._retry_stale_at[wanted.key] = now + RETRY_STALE_SECONDS
-            self._begin(wanted, "stale")
+    def _refresh_behind(self, request: ResultRequest, now: float) -> None:
+        if now >= self._retry_stale_at.get(request.key, 0.0) and self._supervisor.up:
+            self._retry_stale_at[request.key] = now + RETRY_STALE_SECONDS
+            self._begin(request, "stale")
 
-    def _begin(self, wanted: Wanted, trigger: Trigger) -> asyncio.Task[Item]:
-        task = self._computations.get(wanted.key)
+    def _begin(self, request: ResultRequest, trigger: Trigger) -> asyncio.Task[Item]:
+        task = self._computations.get(request.key)
         if task is None:
-            task = asyncio.create_task(self._ask(wanted, trigger))
-            self._computations[wanted.key] = task
-            task.add_done_callback(lambda done: self._computed(wanted, done))
+            task = asyncio.create_task(self._ask(request, trigger))
+            self._computations[request.key] = task
+            task.add_done_callback(lambda done: self._computed(request, done))
         return task
 
-    async def _ask(self, wanted: Wanted, trigger: Trigger) -> Item:
-        self._supervisor_link.check()
-        packed = await self._supervisor.call(
-            "compute",
-            report=wanted.report,
-            params=wanted.params,
-            trigger=trigger,
-            deadline=COMPUTE_SECONDS,
+    async def _ask(self, request: ResultRequest, trigger: Trigger) -> Item:
+        # Not `use()`: a computation that is late says nothing about the socket.
+        self._supervisor.check()
+        entry = await self._supervisor.adapter.compute(
+            request.key, request.report, request.params, trigger, deadline=COMPUTE_SECONDS
         )
-        entry = unpack(wanted.key, packed)
-        if not isinstance(entry, Entry):
-            raise HoldfastError(f"the supervisor's answer is {entry.value}")
         return self.keep(entry)
 
-    def _computed(self, wanted: Wanted, task: asyncio.Task[Item]) -> None:
-        del self._computations[wanted.key]
+    def _computed(self, request: ResultRequest, task: asyncio.Task[Item]) -> None:
+        del self._computations[request.key]
         if task.cancelled():
             return
         error = task.exception()
         if error is None:
-            self._retry_stale_at.pop(wanted.key, None)
+            self._retry_stale_at.pop(request.key, None)
         elif isinstance(error, SupervisorUnavailable):
-            self._supervisor_link.suspect()
+            self._supervisor.suspect()
         elif not isinstance(error, LinkDown):
-            self._log.warning("a result could not be computed", key=wanted.key, error=str(error))
-
-    async def _shared(self, flights: dict[str, asyncio.Task[T]], key: str, work: Coroutine[Any, Any, T]) -> T:
-        task = flights.get(key)
-        if task is None:
-            task = flights[key] = asyncio.create_task(work)
-            task.add_done_callback(lambda _: flights.pop(key, None))
-        else:
-            work.close()
-        return await asyncio.shield(task)
+            self._log.warning(
+                "A result could not be computed.",
+                action="computation_failed",
+                key=request.key,
+                error=str(error),
+            )

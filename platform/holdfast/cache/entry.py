@@ -1,8 +1,8 @@
 """The cache entry: one function writes it and one reads it, and both are here.
 
 Stored bytes are `HF`, one byte of schema version, 16 bytes of BLAKE2b over all that follows, the three
-times as big-endian doubles, then the rest of the entry as msgpack. A reader meets missing, corrupt,
-foreign and older entries in ordinary life, so these are outcomes (`Unusable`), not exceptions. This
+times as big-endian doubles, then its content as msgpack. A reader meets missing, corrupt,
+foreign and older entries in normal operation, so these are outcomes (`Unusable`), not exceptions. This
 module is light: the slim gateway imports it.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from holdfast.reports.params import Scalar
+from holdfast.reports.canonical import Scalar
 
 SCHEMA = 1
 _MAGIC = b"HF" + bytes([SCHEMA])
@@ -31,7 +31,7 @@ COMPRESS_FROM = 512
 """Bytes below which a compressed copy saves nothing worth a header."""
 
 
-class State(enum.Enum):
+class Freshness(enum.Enum):
     """What an entry's time fields say of it now."""
 
     FRESH = "fresh"
@@ -67,17 +67,17 @@ class Entry(msgspec.Struct, frozen=True):
         """The weak validator of RFC 9110 §8.8.3: bodies with the same rows differ in `as_of` only."""
         return f'W/"{self.digest}"'
 
-    def state(self, now: float) -> State:
+    def freshness(self, now: float) -> Freshness:
         """Fresh, stale or expired at that time."""
         if now < self.fresh_until:
-            return State.FRESH
-        return State.STALE if now < self.stale_until else State.EXPIRED
+            return Freshness.FRESH
+        return Freshness.STALE if now < self.stale_until else Freshness.EXPIRED
 
     def __repr__(self) -> str:
         return f"<Entry {self.key} rows={self.rows} digest={self.digest[:8]}>"
 
 
-class _Rest(msgspec.Struct, frozen=True, array_like=True):
+class _Content(msgspec.Struct, frozen=True, array_like=True):
     key: str
     digest: str
     rows: int
@@ -87,7 +87,7 @@ class _Rest(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Times(NamedTuple):
-    """The time fields of an entry, read without the rest."""
+    """The time fields of an entry, read without the content."""
 
     computed_at: float
     fresh_until: float
@@ -146,9 +146,9 @@ def enclose(*, key: str, body: bytes, digest_of: bytes, rows: int, times: Times)
 
 def pack(entry: Entry) -> bytes:
     """The bytes that Redis holds for an entry."""
-    rest = _Rest(entry.key, entry.digest, entry.rows, entry.body, entry.gzip, entry.zstd)
+    content = _Content(entry.key, entry.digest, entry.rows, entry.body, entry.gzip, entry.zstd)
     times = _TIMES.pack(entry.computed_at, entry.fresh_until, entry.stale_until)
-    payload = times + msgspec.msgpack.encode(rest)
+    payload = times + msgspec.msgpack.encode(content)
     return _MAGIC + hashlib.blake2b(payload, digest_size=_CHECK).digest() + payload
 
 
@@ -163,12 +163,12 @@ def unpack(key: str, stored: bytes | None) -> Entry | Unusable:
         return Unusable.CORRUPT
     try:
         times = Times(*_TIMES.unpack_from(payload))
-        rest = msgspec.msgpack.decode(payload[_TIMES.size :], type=_Rest)
+        content = msgspec.msgpack.decode(payload[_TIMES.size :], type=_Content)
     except (struct.error, msgspec.MsgspecError, ValueError, RecursionError):
         return Unusable.CORRUPT
-    if rest.key != key:
+    if content.key != key:
         return Unusable.FOREIGN
-    return Entry(rest.key, *times, rest.digest, rest.rows, rest.body, rest.gzip, rest.zstd)
+    return Entry(content.key, *times, content.digest, content.rows, content.body, content.gzip, content.zstd)
 
 
 def peek(head: bytes) -> Times | None:

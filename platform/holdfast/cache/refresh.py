@@ -1,85 +1,34 @@
 """The one way to a new entry: lease → compute → compare → write → read back → record.
 
-Workers run it over the supervisor's socket and the supervisor runs it on itself, through the same
-`Backend`. A failed or partial computation ends in an error and a recorded run; it never touches the entry
-in place. While it computes, a task renews the lease; the write is refused when the lease was lost.
+Workers run it over the supervisor's socket, and the supervisor runs it on itself, through the same `Backend`.
+A computation that fails, or ends in part, becomes an error and a recorded run; it never touches the entry in
+place. While it computes, a task renews the lease; the write is refused when the lease was lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
 
-import msgspec
 import structlog
 
-from holdfast.cache.entry import Entry, State, Unusable, build
-from holdfast.errors import ComputeFailed, HoldfastError, LeaseLost
+from holdfast.cache.backend import Backend
+from holdfast.cache.entry import Entry, Freshness, build
+from holdfast.cache.run import Run, RunOutcome, Trigger
+from holdfast.errors import ComputeFailed, HoldfastError, LeaseLost, StoreUnavailable
 from holdfast.reports import Report, Row
-from holdfast.reports.params import Scalar
+from holdfast.reports.canonical import Scalar
 
 LEASE_SECONDS = 10.0
 RENEW_EVERY = LEASE_SECONDS / 4
 
-Trigger = Literal["schedule", "change", "miss", "stale", "manual", "startup"]
-RunOutcome = Literal["changed", "unchanged", "unstored", "failed"]
-
-
-class Backend(Protocol):
-    """What a refresh needs. Times are in seconds; every method raises HoldfastErrors only."""
-
-    async def query(self, name: str, params: Mapping[str, Scalar]) -> list[Row]:
-        """The rows of a named query."""
-
-    async def entry(self, key: str) -> Entry | Unusable:
-        """The entry in place."""
-
-    async def acquire(self, key: str, seconds: float) -> int:
-        """The lease's fencing token, or LeaseHeld."""
-
-    async def renew(self, key: str, token: int, seconds: float) -> None:
-        """Keep the lease, or LeaseLost."""
-
-    async def release(self, key: str, token: int) -> None:
-        """Give the lease back."""
-
-    async def write(self, entry: Entry, token: int) -> None:
-        """Put the entry in place, or LeaseLost."""
-
-    async def record(self, run: dict[str, Any]) -> None:
-        """Note the run."""
-
-
-class Run(msgspec.Struct, kw_only=True):
-    """One refresh, as it is recorded. `started_at` is seconds since the epoch; durations are in ms."""
-
-    report: str
-    key: str
-    params: dict[str, Scalar]
-    trigger: Trigger
-    started_at: float
-    outcome: RunOutcome = "failed"
-    duration_ms: float = 0.0
-    rows: int | None = None
-    bytes: int | None = None
-    digest: str | None = None
-    error: str | None = None
-    pid: int = msgspec.field(default_factory=os.getpid)
-
-    def done(self, entry: Entry, outcome: RunOutcome) -> None:
-        """The run made this entry."""
-        self.outcome = outcome
-        self.rows, self.bytes, self.digest = entry.rows, len(entry.body), entry.digest
-
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a refresh came to: the entry that is now good, and whether its rows are new."""
+class RefreshResult:
+    """The entry that is good now, and whether its rows are new."""
 
     entry: Entry
     changed: bool
@@ -94,81 +43,34 @@ async def refresh(
     default_ttl: float,
     only_if_due: bool = False,
     store_optional: bool = False,
-) -> Outcome:
+) -> RefreshResult:
     """Compute a result and put it in its place.
 
     Args:
         params: checked parameters, every one of them (`report.reader.parse`).
-        default_ttl: seconds a result is fresh where the report says nothing.
-        only_if_due: leave an entry alone that is fresh still.
-        store_optional: while Redis cannot be used, compute all the same and store nothing.
+        default_ttl: seconds for which a result is fresh where the report does not say.
+        only_if_due: leave an entry alone that is still fresh.
+        store_optional: while Redis cannot be used, compute the result and store nothing.
 
     Raises:
-        LeaseHeld: another process is at it.
+        LeaseHeld: another process computes this result now.
         ComputeFailed: the report's function raised; the message says what.
         HoldfastError: a query failed, a link is down, the lease was lost.
     """
     key = report.reader.key(params)
     token: int | None = None
     try:
-        if only_if_due:
-            found = await backend.entry(key)
-            if isinstance(found, Entry) and found.state(time.time()) is State.FRESH:
-                return Outcome(found, changed=False)
+        if only_if_due and (fresh := await _fresh(backend, key)):
+            return RefreshResult(fresh, changed=False)
         token = await backend.acquire(key, LEASE_SECONDS)
-    except HoldfastError as error:
-        if not (store_optional and _is_the_stores(error)):
+    except StoreUnavailable:
+        if not store_optional:
             raise
-    async with recorded(backend, report, params, trigger) as run:
-        if token is None:
-            entry = await compute(backend, report, params, default_ttl=default_ttl)
-            run.done(entry, "unstored")
-            return Outcome(entry, changed=True)
-        try:
-            async with _kept(backend, key, token):
-                entry = await compute(backend, report, params, default_ttl=default_ttl)
-                try:
-                    before = await backend.entry(key)
-                    await backend.write(entry, token)
-                    await _read_back(backend, entry)
-                except HoldfastError as error:
-                    if not (store_optional and _is_the_stores(error)):
-                        raise
-                    run.done(entry, "unstored")
-                    return Outcome(entry, changed=True)
-        finally:
-            with contextlib.suppress(HoldfastError):
-                await backend.release(key, token)
-        changed = not isinstance(before, Entry) or before.digest != entry.digest
-        run.done(entry, "changed" if changed else "unchanged")
-    return Outcome(entry, changed)
-
-
-def _is_the_stores(error: HoldfastError) -> bool:
-    """Whether an error says that Redis cannot be used, and nothing about the computation."""
-    return error.details.get("link") == "redis"
-
-
-@contextlib.asynccontextmanager
-async def recorded(
-    backend: Backend, report: Report, params: Mapping[str, Scalar], trigger: Trigger
-) -> AsyncIterator[Run]:
-    """Record what the body does as a run; one that does not call `run.done` has failed."""
-    key = report.reader.key(params)
-    run = Run(report=report.name, key=key, params=dict(params), trigger=trigger, started_at=time.time())
-    began = time.perf_counter()
-    try:
-        yield run
-    except BaseException as error:
-        run.error = f"{type(error).__name__}: {error}"[:500]
-        raise
-    finally:
-        run.duration_ms = round((time.perf_counter() - began) * 1000, 3)
-        try:
-            await backend.record(msgspec.to_builtins(run))
-        except HoldfastError as error:
-            log = structlog.get_logger("refresh")
-            log.warning("a run could not be recorded", report=report.name, error=str(error))
+    async with _recorded(backend, report, params, trigger) as run, _leased(backend, key, token):
+        entry = await compute(backend, report, params, default_ttl=default_ttl)
+        outcome = await _put_in_place(backend, entry, token, optional=store_optional)
+        run.done(entry, outcome)
+    return RefreshResult(entry, changed=outcome != "unchanged")
 
 
 async def compute(
@@ -179,16 +81,15 @@ async def compute(
     Raises:
         ComputeFailed, HoldfastError: as `refresh` does.
     """
-    key = report.reader.key(params)
     # The time before the queries: what changes while they run may not be in the result.
     computed_at = time.time()
     names = list(report.queries)
-    fetched = await _all(backend, names, params)
+    fetched = dict(zip(names, await _fetch(backend, names, params), strict=True))
     try:
-        rows = await asyncio.to_thread(report.rows, params, dict(zip(names, fetched, strict=True)))
+        rows = await asyncio.to_thread(report.rows, params, fetched)
         return await asyncio.to_thread(
             build,
-            key=key,
+            key=report.reader.key(params),
             report=report.name,
             params={name: value for name, value in params.items() if value is not None},
             rows=rows,
@@ -200,11 +101,12 @@ async def compute(
     except HoldfastError:
         raise
     except Exception as error:
-        structlog.get_logger("refresh").exception("a report's function raised", report=report.name)
+        log = structlog.get_logger("refresh")
+        log.exception("A report's function raised.", action="compute_failed", report=report.name)
         raise ComputeFailed(f"report {report.name}: {type(error).__name__}: {error}") from error
 
 
-async def _all(backend: Backend, names: list[str], params: Mapping[str, Scalar]) -> list[list[Row]]:
+async def _fetch(backend: Backend, names: list[str], params: Mapping[str, Scalar]) -> list[list[Row]]:
     if len(names) == 1:
         return [await backend.query(names[0], params)]
     try:
@@ -215,39 +117,25 @@ async def _all(backend: Backend, names: list[str], params: Mapping[str, Scalar])
     return [task.result() for task in tasks]
 
 
-@contextlib.asynccontextmanager
-async def _kept(backend: Backend, key: str, token: int) -> AsyncIterator[None]:
-    """Renew the lease for as long as the body runs; a lost one cancels it."""
-    body = asyncio.current_task()
-    lost: list[HoldfastError] = []
+async def _fresh(backend: Backend, key: str) -> Entry | None:
+    found = await backend.entry(key)
+    fresh = isinstance(found, Entry) and found.freshness(time.time()) is Freshness.FRESH
+    return found if fresh and isinstance(found, Entry) else None
 
-    async def renew() -> None:
-        held_until = time.monotonic() + LEASE_SECONDS
-        while True:
-            await asyncio.sleep(RENEW_EVERY)
-            try:
-                await backend.renew(key, token, LEASE_SECONDS)
-                held_until = time.monotonic() + LEASE_SECONDS
-            except HoldfastError as error:
-                if not isinstance(error, LeaseLost) and time.monotonic() < held_until:
-                    # Unheard is not lost: the write will look again.
-                    continue
-                lost.append(error)
-                if body is not None:
-                    body.cancel()
-                return
 
-    heart = asyncio.create_task(renew())
+async def _put_in_place(backend: Backend, entry: Entry, token: int | None, *, optional: bool) -> RunOutcome:
+    if token is None:
+        return "unstored"
     try:
-        yield
-    except asyncio.CancelledError:
-        if not lost:
+        before = await backend.entry(entry.key)
+        await backend.write(entry, token)
+        await _read_back(backend, entry)
+    except StoreUnavailable:
+        if not optional:
             raise
-        if body is not None:
-            body.uncancel()
-        raise LeaseLost from lost[0]
-    finally:
-        heart.cancel()
+        return "unstored"
+    changed = not isinstance(before, Entry) or before.digest != entry.digest
+    return "changed" if changed else "unchanged"
 
 
 async def _read_back(backend: Backend, entry: Entry) -> None:
@@ -255,4 +143,88 @@ async def _read_back(backend: Backend, entry: Entry) -> None:
     if not isinstance(found, Entry):
         raise ComputeFailed(f"the entry was written and is {found.value} when read back")
     if found.computed_at < entry.computed_at:
-        raise LeaseLost("an older entry stands where this one was written")
+        raise LeaseLost("an older entry is in the place where this one was written")
+
+
+@contextlib.asynccontextmanager
+async def _recorded(
+    backend: Backend, report: Report, params: Mapping[str, Scalar], trigger: Trigger
+) -> AsyncIterator[Run]:
+    """Record the run of the body, also when it fails; a record that is lost fails nothing."""
+    began = time.perf_counter()
+    run = Run(
+        report=report.name,
+        key=report.reader.key(params),
+        params=dict(params),
+        trigger=trigger,
+        started_at=time.time(),
+    )
+    try:
+        yield run
+    except BaseException as error:
+        run.error = f"{type(error).__name__}: {error}"[:500]
+        raise
+    finally:
+        run.duration_ms = round((time.perf_counter() - began) * 1000, 3)
+        try:
+            await backend.record(run)
+        except HoldfastError as error:
+            structlog.get_logger("refresh").warning(
+                "A run could not be recorded.",
+                action="run_not_recorded",
+                report=report.name,
+                error=str(error),
+            )
+
+
+@contextlib.asynccontextmanager
+async def _leased(backend: Backend, key: str, token: int | None) -> AsyncIterator[None]:
+    """Keep the lease while the body runs, and give it back; a lost one cancels the body."""
+    if token is None:
+        yield
+        return
+    try:
+        async with _cancelled_when_lost(_renew(backend, key, token)):
+            yield
+    finally:
+        with contextlib.suppress(HoldfastError):
+            await backend.release(key, token)
+
+
+async def _renew(backend: Backend, key: str, token: int) -> HoldfastError:
+    """Renew the lease until it is lost: the error that says so."""
+    held_until = time.monotonic() + LEASE_SECONDS
+    while True:
+        await asyncio.sleep(RENEW_EVERY)
+        try:
+            await backend.renew(key, token, LEASE_SECONDS)
+            held_until = time.monotonic() + LEASE_SECONDS
+        except LeaseLost as error:
+            return error
+        except HoldfastError as error:
+            # A renewal without an answer does not end the lease, and the write looks at it again.
+            if time.monotonic() >= held_until:
+                return error
+
+
+@contextlib.asynccontextmanager
+async def _cancelled_when_lost(renewal: Coroutine[None, None, HoldfastError]) -> AsyncIterator[None]:
+    body = asyncio.current_task()
+    assert body is not None  # noqa: S101 - a coroutine always runs in a task
+
+    async def watch() -> HoldfastError:
+        error = await renewal
+        # In the same step as the end of the renewal: a cancellation that came later could hit what follows
+        # the body.
+        body.cancel()
+        return error
+
+    heart = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not heart.done() or body.uncancel():
+            raise
+        raise LeaseLost from heart.result()
+    finally:
+        heart.cancel()

@@ -83,10 +83,10 @@ def _probes() -> list[CheckItem]:
     async def supervisor() -> str:
         client = connect()
         try:
-            answer = await client.call("ping", deadline=2)
+            pid = await client.ping(deadline=2)
         finally:
             await client.aclose()
-        return f"answers on its socket (pid {answer['pid']})"
+        return f"answers on its socket (pid {pid})"
 
     async def tokens() -> str:
         gateway = settings.GatewaySettings.load()
@@ -153,7 +153,7 @@ def query(name: str, given: Sequence[str]) -> int:
 
 def runs(report: str | None, limit: int, as_json: bool) -> int:
     """Print the newest runs."""
-    found: list[dict[str, Any]] = _call(lambda c: c.call("runs", report=report, limit=limit))
+    found: list[dict[str, Any]] = _call(lambda client: client.runs(report, limit=limit))
     if as_json:
         print(json.dumps(found))
         return 0

@@ -1,16 +1,12 @@
-"""A link: one supervised connection (or pool) to something outside, and its states.
+"""A link: one supervised connection (or pool) to something outside.
 
-    connecting ──opened──► up ──probe failed──► connecting
-        │ ▲                                         (generation + 1 at every opening)
-     failed └──── after a delay ────┐
-        ▼                           │
-    backing-off ── burst over ──► down          attempts go on for ever
+Its states are in `links.state`; `Link.run` is the one loop that acts on them: it opens (tenacity paces the
+attempts), probes every second while up, and starts again when two probes in a row fail. While a link is not
+up, `use()` fails at once, so no caller ever waits for a connect time-out.
 
-`step` decides, purely; `Link.run` is the one loop that acts: it opens (tenacity paces the attempts),
-probes while up, and starts over when a probe fails twice. While a link is not up, `use()` fails at once,
-so no caller ever waits for a connect time-out. Between attempts a bare TCP connect, each second, notices
-a server that came back, and while the port answers no delay is longer than three seconds (unless the
-password was refused), so recovery does not have to wait for the cap of the backoff.
+Between attempts a bare TCP connect, every second, notices a server that came back. While its port answers,
+no delay is longer than three seconds (unless the password was refused), so recovery does not wait for the
+longest backoff.
 """
 
 from __future__ import annotations
@@ -19,16 +15,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
-from enum import StrEnum
 from random import Random
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Generic, TypeVar
 
 import structlog
 import tenacity
 
-from holdfast.backoff import Schedule
+from holdfast.backoff import Backoff
 from holdfast.errors import (
     AuthenticationFailed,
     DeadlineExceeded,
@@ -36,155 +29,33 @@ from holdfast.errors import (
     LinkDown,
     LinkLost,
 )
+from holdfast.links.adapter import Adapter
+from holdfast.links.state import Action, Attempting, Event, Failed, LinkState, Lost, Opened, Phase, step
 
 PROBE_EVERY = 1.0
 PROBE_TIMEOUT = 1.0
 REACH_EVERY = 1.0
 REACHABLE_CAP = 3.0
 
-
-class Phase(StrEnum):
-    """Where a link stands."""
-
-    CONNECTING = "connecting"
-    UP = "up"
-    BACKING_OFF = "backing-off"
-    DOWN = "down"
+A_co = TypeVar("A_co", bound=Adapter, covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class LinkState:
-    """All that is known of a link. Times are seconds since the epoch."""
-
-    phase: Phase = Phase.CONNECTING
-    since: float = 0.0
-    failures: int = 0
-    generation: int = 0
-    last_error: str | None = None
-    next_retry_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Attempting:
-    """An attempt to open begins."""
-
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A real query was answered."""
-
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """An attempt failed; the next one is `delay` seconds away."""
-
-    at: float
-    error: str
-    delay: float
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The probes of an open link failed."""
-
-    at: float
-    error: str
-
-
-Event = Attempting | Opened | Failed | Lost
-
-
-class Action(StrEnum):
-    """What the loop has to do after a step."""
-
-    ANNOUNCE = "announce"
-    DISCARD = "discard"
-
-
-def step(state: LinkState, event: Event, *, burst: int) -> tuple[LinkState, tuple[Action, ...]]:
-    """The next state and what is to be done. `burst` failures in a row are backing off; more are down."""
-    match event:
-        case Attempting(at):
-            if state.phase is Phase.UP:
-                return replace(state, phase=Phase.CONNECTING, since=at, next_retry_at=None), ()
-            # After a failure the phase stays what it is in people's eyes until an attempt succeeds.
-            return replace(state, next_retry_at=None), ()
-        case Opened(at):
-            up = LinkState(Phase.UP, at, 0, state.generation + 1, state.last_error)
-            return up, (Action.ANNOUNCE,)
-        case Failed(at, error, delay):
-            failures = state.failures + 1
-            phase = Phase.BACKING_OFF if failures < burst else Phase.DOWN
-            since = state.since if phase is state.phase else at
-            after = LinkState(phase, since, failures, state.generation, error, at + delay)
-            announce = phase is not state.phase or failures == 1
-            actions = (Action.ANNOUNCE,) if announce else ()
-            return after, (*actions, Action.DISCARD)
-        case Lost(at, error):
-            lost = LinkState(Phase.CONNECTING, at, 0, state.generation, error)
-            return lost, (Action.ANNOUNCE, Action.DISCARD)
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStatus:
-    """How many connections are open and in use, and how many there may be."""
-
-    size: int
-    in_use: int
-    max: int
-
-
-def host_and_port(settings: Callable[[], Any], default: int) -> tuple[str, int] | None:
-    """The address in the URL of those settings; None where it names none, several, or is not set."""
-    try:
-        loaded = settings()
-        parts = urlsplit(loaded.uri() if hasattr(loaded, "uri") else loaded.dsn())
-        return (parts.hostname, parts.port or default) if parts.hostname else None
-    except (HoldfastError, ValueError):
-        return None
-
-
-class Adapter(Protocol):
-    """What a link needs to know of its backend. Every method raises HoldfastErrors only."""
-
-    name: str
-
-    async def open(self) -> None:
-        """Connect, and have a real query answered."""
-
-    async def probe(self) -> None:
-        """Have a real query answered, cheaply."""
-
-    async def close(self) -> None:
-        """Drop every connection. Never raises, and may be called twice."""
-
-    def pool(self) -> PoolStatus:
-        """The connections of the moment."""
-
-    def endpoint(self) -> tuple[str, int] | None:
-        """The TCP address to watch while the link is down, where there is one."""
-
-
-class Link:
-    """One adapter under supervision. `run()` is its life; `use()` is how callers pass through it."""
+class Link(Generic[A_co]):
+    """One adapter under supervision. `run()` is its life; `use()` is how callers reach the adapter."""
 
     def __init__(
         self,
-        adapter: Adapter,
-        schedule: Schedule,
+        adapter: A_co,
+        backoff: Backoff,
         *,
         open_timeout: float = 10.0,
         rng: Random | None = None,
         clock: Callable[[], float] = time.time,
         on_change: Callable[[str, LinkState], None] | None = None,
     ) -> None:
-        self.adapter = adapter
+        self._adapter = adapter
         self.state = LinkState(since=clock())
-        self._schedule = schedule
+        self._backoff = backoff
         self._open_timeout = open_timeout
         self._rng = rng or Random()
         self._clock = clock
@@ -192,14 +63,22 @@ class Link:
         self._refused = False
         self._suspected = asyncio.Event()
         self._up = asyncio.Event()
+        self._opening = asyncio.Event()
         self._log = structlog.get_logger("link").bind(link=adapter.name)
 
     def __repr__(self) -> str:
-        pool = self.adapter.pool()
-        return (
-            f"<Link {self.adapter.name} {self.state.phase} "
-            f"in_use={pool.in_use} size={pool.size} max={pool.max}>"
-        )
+        pool = self._adapter.pool()
+        return f"<Link {self.name} {self.state.phase} in_use={pool.in_use} size={pool.size} max={pool.max}>"
+
+    @property
+    def name(self) -> str:
+        """What it leads to: `postgres`, `mongo`, `redis` or `supervisor`."""
+        return self._adapter.name
+
+    @property
+    def adapter(self) -> A_co:
+        """What it leads to, whatever its state; callers that need it up go through `use()`."""
+        return self._adapter
 
     @property
     def up(self) -> bool:
@@ -212,24 +91,23 @@ class Link:
             return
         wait = max(0.0, (self.state.next_retry_at or self._clock()) - self._clock())
         # A clock that was set back must not send callers away for hours.
-        wait = min(wait, self._schedule.cap)
-        name = self.adapter.name
-        raise LinkDown(f"{name} is {self.state.phase}", link=name, retry_in=round(wait, 3))
+        wait = min(wait, self._backoff.cap)
+        raise LinkDown(f"{self.name} is {self.state.phase}", link=self.name, retry_in=round(wait, 3))
 
     def suspect(self) -> None:
         """Probe now: somebody saw the connection break."""
         self._suspected.set()
 
     @contextlib.asynccontextmanager
-    async def use(self) -> AsyncIterator[None]:
-        """Pass through the link.
+    async def use(self) -> AsyncIterator[A_co]:
+        """The adapter, for one use; a connection that breaks meanwhile is probed at once.
 
         Raises:
             LinkDown: at once, when the link is not up.
         """
         self.check()
         try:
-            yield
+            yield self._adapter
         except (LinkLost, DeadlineExceeded):
             self.suspect()
             raise
@@ -238,20 +116,26 @@ class Link:
         """Return once the link is up."""
         await self._up.wait()
 
+    async def reopened(self, generation: int, *, within: float) -> None:
+        """Return once the link was opened after that generation, or else after `within` seconds."""
+        if self.state.generation == generation:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._opening.wait(), within)
+
     async def run(self) -> None:
-        """Open, probe, and start over, until cancelled; then close."""
+        """Open, probe, and start again, until cancelled; then close."""
         try:
             while True:
                 await self._open()
                 await self._watch()
         finally:
             self._up.clear()
-            await self.adapter.close()
+            await self._adapter.close()
 
     async def _open(self) -> None:
         attempts = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(HoldfastError),
-            wait=lambda retry: self._schedule.delay(retry.attempt_number, self._rng),
+            wait=lambda retry: self._backoff.delay(retry.attempt_number, self._rng),
             stop=tenacity.stop_never,
             sleep=self._pause,
             before=self._attempting,
@@ -260,8 +144,10 @@ class Link:
         )
         async for attempt in attempts:
             with attempt:
-                await self._bounded(self.adapter.open(), self._open_timeout)
+                await self._bounded(self._adapter.open(), self._open_timeout)
         await self._apply(Opened(self._clock()))
+        self._opening.set()
+        self._opening = asyncio.Event()
 
     async def _watch(self) -> None:
         failures = 0
@@ -271,10 +157,11 @@ class Link:
                     await asyncio.wait_for(self._suspected.wait(), PROBE_EVERY)
             self._suspected.clear()
             try:
-                await self._bounded(self.adapter.probe(), PROBE_TIMEOUT)
+                await self._bounded(self._adapter.probe(), PROBE_TIMEOUT)
                 failures = 0
             except HoldfastError as error:
-                # One late answer is weather, two in a row are a failure: a slow network must not flap.
+                # One late answer may be the network's; only two in a row are a failure, so that it does not
+                # flap.
                 failures += 1
                 if failures == 2 or isinstance(error, AuthenticationFailed):
                     await self._apply(Lost(self._clock(), str(error)))
@@ -285,7 +172,7 @@ class Link:
             async with asyncio.timeout(seconds):
                 await work
         except TimeoutError:
-            raise DeadlineExceeded(f"no answer from {self.adapter.name} in {seconds:g} s") from None
+            raise DeadlineExceeded(f"no answer from {self.name} in {seconds:g} s") from None
 
     async def _attempting(self, _: tenacity.RetryCallState) -> None:
         await self._apply(Attempting(self._clock()))
@@ -297,8 +184,9 @@ class Link:
         await self._apply(Failed(self._clock(), str(error), delay))
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep, but not beyond the moment when an unreachable server can be reached again, and not for
-        long while its port answers: it starts up, or hangs and will go on.
+        """Sleep, at most until an unreachable server can be reached again.
+
+        While its port answers (it starts up, or hangs and will go on) the sleep is at most REACHABLE_CAP.
         """
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
@@ -312,7 +200,7 @@ class Link:
 
     async def _reachable(self) -> bool | None:
         """Whether the server's port answers; None where no one port is known."""
-        address = self.adapter.endpoint()
+        address = self._adapter.endpoint()
         if address is None:
             return None
         try:
@@ -324,21 +212,23 @@ class Link:
         return True
 
     async def _apply(self, event: Event) -> None:
-        self.state, actions = step(self.state, event, burst=self._schedule.burst)
+        self.state, actions = step(self.state, event, burst=self._backoff.burst)
         if self.up:
             self._up.set()
         else:
             self._up.clear()
         if self._on_change is not None:
-            self._on_change(self.adapter.name, self.state)
+            self._on_change(self.name, self.state)
         if Action.ANNOUNCE in actions:
             state = self.state
             log = self._log.info if self.up else self._log.warning
             log(
-                f"{self.adapter.name} is {state.phase}",
+                f"{self.name} is {state.phase}.",
+                action="link_state_changed",
+                phase=state.phase.value,
                 error=None if self.up else state.last_error,
                 failures=state.failures,
                 generation=state.generation,
             )
         if Action.DISCARD in actions:
-            await self.adapter.close()
+            await self._adapter.close()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pymongo
 from beanie import Document, init_beanie
-from pymongo import AsyncMongoClient
+from bson.errors import BSONError
+from pydantic import ValidationError
+from pymongo import AsyncMongoClient, IndexModel
 from pymongo import errors as mx
 
 from holdfast.errors import (
@@ -17,11 +19,13 @@ from holdfast.errors import (
     DeadlineExceeded,
     LinkDown,
     LinkLost,
+    NotStorable,
     PoolExhausted,
     QueryFailed,
     SettingsError,
 )
-from holdfast.links.link import PROBE_TIMEOUT, PoolStatus, host_and_port
+from holdfast.links.adapter import PoolStatus, host_and_port
+from holdfast.links.link import PROBE_TIMEOUT
 from holdfast.settings import MongoSettings
 
 AUTHENTICATION_CODES = frozenset({13, 18})
@@ -29,12 +33,16 @@ AUTHENTICATION_CODES = frozenset({13, 18})
 _CLOSE_TIMEOUT = 0.5
 _WRITING_STAGES = frozenset({"$out", "$merge"})
 
+D = TypeVar("D", bound=Document)
+
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """PyMongo's exceptions as ours."""
+    """Raise PyMongo's, BSON's and Beanie's exceptions as ours."""
     try:
         yield
+    except (BSONError, ValidationError, OverflowError) as error:
+        raise NotStorable(f"MongoDB cannot hold a value: {type(error).__name__}") from error
     except mx.WaitQueueTimeoutError as error:
         raise PoolExhausted("no MongoDB connection came free in time") from error
     except mx.ExecutionTimeout as error:
@@ -82,7 +90,7 @@ class MongoAdapter:
             )
 
     async def probe(self) -> None:
-        """`ping`, on the connection kept for it: a busy pool is no dead server."""
+        """`ping`, on the connection kept for it, so that a busy pool does not look like a dead server."""
         known = self._prober is not None and self._prober.topology_description.has_readable_server()
         # A server that PyMongo has just lost is looked for, for a shorter while than one may be slow.
         await self._ping(PROBE_TIMEOUT if known else PROBE_TIMEOUT / 2)
@@ -99,7 +107,7 @@ class MongoAdapter:
         self._client = self._prober = None
         for client in clients:
             with contextlib.suppress(mx.PyMongoError, OSError), pymongo.timeout(_CLOSE_TIMEOUT):
-                # PyMongo's close says goodbye to a server that may be gone, and leaves alone what is in use.
+                # PyMongo's own close writes to a server that may be gone, and leaves connections in use open.
                 for pool in _pools(client):
                     await pool.reset(interrupt_connections=True)
                 await client.close()
@@ -127,13 +135,36 @@ class MongoAdapter:
         except TimeoutError:
             raise DeadlineExceeded("the query ran longer than it may") from None
 
+    async def insert(self, document: type[D], values: Sequence[Mapping[str, Any]]) -> None:
+        """Insert documents of that class, in one round trip.
+
+        Raises:
+            NotStorable: a value is not of its field's type, or of none that BSON has.
+            LinkDown, LinkLost, PoolExhausted, DeadlineExceeded, QueryFailed.
+        """
+        self._open_client()
+        with translated():
+            await document.insert_many([document(**value) for value in values])
+
+    async def create_indexes(self, document: type[Document], indexes: Sequence[IndexModel]) -> None:
+        """Create the indexes of a collection that are not there yet; raises as `insert` does."""
+        self._open_client()
+        with translated():
+            await document.get_pymongo_collection().create_indexes(indexes)
+
+    async def newest(self, document: type[D], wanted: Mapping[str, Any], *, by: str, limit: int) -> list[D]:
+        """At most `limit` documents with those values, the largest `by` first; raises as `insert` does."""
+        self._open_client()
+        with translated():
+            return await document.find(dict(wanted)).sort(f"-{by}").limit(limit).to_list()
+
     def _open_client(self) -> AsyncMongoClient[dict[str, Any]]:
         if self._client is None:
             raise LinkDown("mongo is not open", link=self.name)
         return self._client
 
     def pool(self) -> PoolStatus:
-        """The connections of the moment; PyMongo tells them through its topology's pools."""
+        """The connections of the moment, from the pools of PyMongo's topology."""
         limit = self._settings.max_pool
         pools, probing = _pools(self._client), _pools(self._prober)
         in_use = sum(pool.active_sockets for pool in pools)
@@ -143,7 +174,7 @@ class MongoAdapter:
 
     def endpoint(self) -> tuple[str, int] | None:
         """Host and port, from the settings; None for a replica set with several hosts."""
-        return host_and_port(self._load, 27017)
+        return host_and_port(lambda: self._load().uri(), 27017)
 
 
 def _pools(client: AsyncMongoClient[dict[str, Any]] | None) -> list[Any]:
@@ -152,8 +183,9 @@ def _pools(client: AsyncMongoClient[dict[str, Any]] | None) -> list[Any]:
 
 
 def client_of(settings: MongoSettings, *, probing: bool = False) -> AsyncMongoClient[dict[str, Any]]:
-    """A client by these settings; it connects when first used. The one for probes has one connection of
-    MONGO_MAX_POOL, the other one the rest.
+    """A client by these settings, which connects when it is first used.
+
+    The client for probes has one connection of MONGO_MAX_POOL, and the other client has the rest.
     """
     seconds = settings.selection_timeout
     login: dict[str, Any] = settings.credentials()

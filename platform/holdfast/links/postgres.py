@@ -1,6 +1,6 @@
 """The Postgres adapter: SQLAlchemy's async engine on asyncpg, with a pool that closes idle connections.
 
-SQLAlchemy looks at `pool_recycle` only on checkout, so an idle connection would stay open for ever. The
+SQLAlchemy looks at `pool_recycle` only on checkout, so an idle connection would stay open forever. The
 pool here stamps each connection on its return, and a reaper closes those that lay idle for longer than
 PG_POOL_IDLE. A checkout costs no round trip: a connection that asyncpg knows to be closed is replaced.
 Of PG_POOL_MAX connections one is kept apart for the probes, so a busy pool never looks like a dead one.
@@ -29,7 +29,7 @@ from holdfast.errors import (
     PoolExhausted,
     QueryFailed,
 )
-from holdfast.links.link import PoolStatus, host_and_port
+from holdfast.links.adapter import PoolStatus, host_and_port
 from holdfast.settings import PostgresSettings
 
 _UNREACHABLE = (
@@ -45,7 +45,7 @@ _UNREACHABLE = (
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """SQLAlchemy's and asyncpg's exceptions as ours."""
+    """Raise SQLAlchemy's and asyncpg's exceptions as ours."""
     try:
         yield
     except exc.TimeoutError as error:
@@ -184,7 +184,7 @@ class PostgresAdapter:
 
     def endpoint(self) -> tuple[str, int] | None:
         """Host and port, from the settings."""
-        return host_and_port(self._load, 5432)
+        return host_and_port(lambda: self._load().dsn(), 5432)
 
 
 async def open_connection(settings: PostgresSettings) -> asyncpg.Connection:
@@ -201,7 +201,7 @@ async def open_connection(settings: PostgresSettings) -> asyncpg.Connection:
             try:
                 await _configure(connection, settings)
             except BaseException:
-                # Cancelled or timed out in between, it belongs to nobody yet and would stay open for ever.
+                # Cancelled or timed out in between, it belongs to nobody yet and would stay open forever.
                 connection.terminate()
                 raise
             return connection

@@ -1,9 +1,9 @@
-"""The Redis adapter: a bounded redis-py asyncio pool. Light: the slim gateway uses it too."""
+"""The Redis adapter: a bounded redis-py asyncio pool. It is light, since the slim gateway uses it too."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, cast
 
 import redis.asyncio as aioredis
@@ -21,13 +21,13 @@ from holdfast.errors import (
     QueryFailed,
     SettingsError,
 )
-from holdfast.links.link import PoolStatus, host_and_port
+from holdfast.links.adapter import PoolStatus, host_and_port
 from holdfast.settings import RedisSettings
 
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """redis-py's exceptions as ours; nothing above `links/` sees a driver's error."""
+    """Raise redis-py's exceptions as ours: nothing above `links/` sees a driver's error."""
     try:
         yield
     except (rx.AuthenticationError, rx.NoPermissionError, rx.AuthorizationError) as error:
@@ -59,7 +59,7 @@ class RedisAdapter:
         timeout: float = 1.0,
         client_name: str = "holdfast",
     ) -> None:
-        self._settings = settings
+        self._load = settings
         self._max = max_connections
         self._timeout = timeout
         self._client_name = client_name
@@ -81,7 +81,7 @@ class RedisAdapter:
         """Make the pool from the settings as they are now, so that a rotated password is picked up."""
         await self.close()
         try:
-            settings = self._settings()
+            settings = self._load()
             self._client = aioredis.Redis.from_pool(self._pool_of(settings, self._max - 1))
             self._prober = aioredis.Redis.from_pool(self._pool_of(settings, 1))
             await self.probe()
@@ -105,7 +105,7 @@ class RedisAdapter:
         )
 
     async def probe(self) -> None:
-        """PING, on the connection kept for it: a busy pool is no dead server."""
+        """PING, on the connection kept for it, so that a busy pool does not look like a dead server."""
         if self._prober is None:
             raise LinkDown("redis is not open", link=self.name)
         with translated():
@@ -114,8 +114,25 @@ class RedisAdapter:
     async def get(self, key: str) -> bytes | None:
         """The bytes under a key."""
         with translated():
-            found = await self.client.get(key)
-        return found.encode() if isinstance(found, str) else found
+            return cast("bytes | None", await self.client.get(key))
+
+    async def heads(self, keys: Sequence[str], length: int) -> list[bytes]:
+        """The first `length` bytes under each key, in one round trip; empty where there is nothing."""
+        with translated():
+            pipe = self.client.pipeline(transaction=False)
+            for key in keys:
+                pipe.getrange(key, 0, length - 1)
+            return cast("list[bytes]", await pipe.execute())
+
+    async def set(self, key: str, value: bytes, *, expires_at_ms: int) -> None:
+        """Put bytes under a key until that time, in milliseconds since the epoch."""
+        with translated():
+            await self.client.set(key, value, pxat=expires_at_ms)
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
+        """Run a Lua script on the server, at once as far as every other client can see; what it returns."""
+        with translated():
+            return await self.client.eval(script, len(keys), *keys, *args)
 
     async def close(self) -> None:
         """Close every connection of the pool."""
@@ -135,4 +152,4 @@ class RedisAdapter:
 
     def endpoint(self) -> tuple[str, int] | None:
         """Host and port, from the settings."""
-        return host_and_port(self._settings, 6379)
+        return host_and_port(lambda: self._load().dsn(), 6379)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-class Held(Exception):
+class LockHeld(Exception):
     """Another process holds the lock; `pid` is its id as text, or "unknown"."""
 
     def __init__(self, pid: str) -> None:
@@ -25,7 +25,7 @@ def hold(path: Path) -> Iterator[None]:
     """Hold the lock at that path, whose folder exists.
 
     Raises:
-        Held: another process does.
+        LockHeld: another process does.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -45,7 +45,7 @@ def holder(path: Path) -> int | None:
         return None
     try:
         _lock(descriptor, fcntl.LOCK_SH)
-    except Held as held:
+    except LockHeld as held:
         return int(held.pid) if held.pid.isdecimal() else None
     finally:
         os.close(descriptor)
@@ -56,4 +56,4 @@ def _lock(descriptor: int, kind: int) -> None:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Held(os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown") from None
+        raise LockHeld(os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown") from None

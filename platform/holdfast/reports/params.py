@@ -1,4 +1,4 @@
-"""A report's parameters, as both sides of the platform know them, and canonical URLs.
+"""A report's parameters, as both sides of the platform know them.
 
 The definition is a pydantic model. `specs_of` turns it into plain `ParamSpec`s, which travel in the
 catalogue; from them the gateway, which never imports a report, builds an equal model (`model_of`). Both
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl
 
 import msgspec
 from pydantic import (
@@ -25,13 +25,11 @@ from pydantic import (
 )
 
 from holdfast.errors import InvalidParams, ReportError
+from holdfast.reports.canonical import KEY_PREFIX, Scalar, canonical_url, plain, printable
 
-ANALYTICS_PATH = "/api/v1/analytics"
-KEY_PREFIX = "gwcache:"
 MAX_TEXT = 256
 """Characters that a text parameter may have where the report sets no bound of its own."""
 
-Scalar = int | float | str | bool | None
 ParamType = Literal["integer", "number", "string", "boolean", "date"]
 _PYTHON: dict[str, type] = {
     "integer": int,
@@ -119,7 +117,7 @@ def _one_type(
         choice = dict(defs[choice["$ref"].rpartition("/")[2]])
     if "const" in choice:
         choice["enum"] = [choice["const"]]
-    # A format is a type that JSON has not: only that of a date is known here.
+    # A format names a type that JSON does not have: only that of a date is known here.
     kind = choice.get("format", choice.get("type"))
     if len(choices) != 1 or kind not in _PYTHON or (kind == "boolean" and "enum" in choice):
         raise ReportError(
@@ -185,7 +183,7 @@ class ParamReader:
         self.specs = {spec.name: spec for spec in specs}
         self.claims = {spec.name: spec.claim for spec in specs if spec.claim}
         self._model = model_of(report, specs)
-        self._path = f"{ANALYTICS_PATH}/{report}"
+        self._defaults: dict[str, Scalar] = {spec.name: spec.default for spec in specs}
 
     def parse_query(self, query: str, claims: Mapping[str, Any] | None = None) -> dict[str, Scalar]:
         """The typed parameters of a query string, those bound to a claim filled in from `claims`.
@@ -198,7 +196,7 @@ class ParamReader:
         except (ValueError, UnicodeDecodeError):
             raise InvalidParams(
                 "the query string cannot be read",
-                errors=[{"name": "", "reason": "must be UTF-8, with 100 parameters at the most"}],
+                errors=[{"name": "", "reason": "must be UTF-8, with at most 100 parameters"}],
             ) from None
         problems = []
         given: dict[str, Any] = {}
@@ -243,38 +241,12 @@ class ParamReader:
         return {"name": name, "reason": reason.replace("Input should", "must", 1)}
 
     def url(self, params: Mapping[str, Scalar]) -> str:
-        """The canonical URL: parameters sorted by name, defaults left out, values in canonical form."""
-        parts = [
-            f"{quote(name, safe='')}={quote(canonical(value), safe='')}"
-            for name, value in sorted(params.items())
-            if value is not None and value != self.specs[name].default
-        ]
-        return self._path + ("?" + "&".join(parts) if parts else "")
+        """The canonical URL of a result with those parameters."""
+        return canonical_url(self.report, params, self._defaults)
 
     def key(self, params: Mapping[str, Scalar]) -> str:
         """The cache key of those parameters: `gwcache:{canonical URL}`."""
         return KEY_PREFIX + self.url(params)
-
-
-def plain(value: Any) -> Scalar:
-    """A parameter as JSON and msgpack carry it: a date is its ISO text."""
-    value = getattr(value, "value", value)
-    return value.isoformat() if isinstance(value, date) else value
-
-
-def canonical(value: Scalar) -> str:
-    """The one way to write a value in a URL."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return repr(value).removesuffix(".0")
-    return str(value)
-
-
-def printable(text: str, limit: int = 80) -> str:
-    """Text from outside, safe to show: control characters replaced, at most `limit` characters."""
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: limit + 1])
-    return shown if len(shown) <= limit else shown[:limit] + "…"
 
 
 def _invalid(problems: Iterable[dict[str, str]]) -> InvalidParams:

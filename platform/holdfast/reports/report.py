@@ -1,44 +1,28 @@
-"""Reports: what an engineer writes, and the registry that the processes load them into.
+"""Reports: what an engineer writes.
 
-A report is a `Report` object at the top of a module, with its queries hung on it by decorators. A query
-is a function of the typed parameters that builds a SQLAlchemy `Select` or a MongoDB pipeline; only its
-name and the parameters ever cross the supervisor's socket. The modules come from the setting REPORTS; in
-a package every module counts, so a new report is one new file.
+A report is a `Report` object at the top of a module; decorators add its queries. A query is a function of
+the typed parameters that builds a SQLAlchemy `Select` or a MongoDB pipeline; only its name and the
+parameters ever cross the supervisor's socket.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import itertools
-import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 from pydantic import ValidationError
 
-from holdfast.errors import InvalidParams, ReportError, UnknownQuery, UnknownReport
-from holdfast.reports.params import Claim, ParamReader, Params, ParamSpec, Scalar, specs_of
+from holdfast.errors import InvalidParams, ReportError
+from holdfast.reports.canonical import Scalar
+from holdfast.reports.params import ParamReader, Params, ParamSpec, specs_of
 
 if TYPE_CHECKING:
     from beanie import Document
-
-__all__ = [
-    "Claim",
-    "Data",
-    "Params",
-    "Query",
-    "Registry",
-    "Report",
-    "ReportSpec",
-    "Row",
-    "load_reports",
-    "variants",
-]
 
 Row = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -114,15 +98,6 @@ class Report:
         tags: Sequence[str] = (),
         warm: Iterable[Mapping[str, Scalar]] = (),
     ) -> None:
-        if not _NAME.fullmatch(name):
-            raise ReportError(f"report {name!r}: a name is lower-case words joined by hyphens")
-        for label, seconds in (("ttl", ttl), ("schedule", schedule)):
-            if seconds is not None and seconds <= 0:
-                raise ReportError(f"report {name!r}: {label} is seconds above zero, or None")
-        if max_stale < 0:
-            raise ReportError(f"report {name!r}: max_stale is seconds, zero or more")
-        if bad := [t for t in tags if not t.startswith(("postgres:", "mongo:"))]:
-            raise ReportError(f"report {name!r}: a tag is postgres:TABLE or mongo:COLLECTION, not {bad[0]!r}")
         self.name = name
         self.params = params
         self.ttl = ttl
@@ -138,13 +113,17 @@ class Report:
             schedule=schedule,
             tags=tuple(tags),
         )
+        _check_spec(self.spec)
         self.reader = ParamReader(name, self.spec.params)
-        try:
-            self.warm = tuple(self.reader.parse(variant) for variant in warm)
-        except InvalidParams as error:
-            raise ReportError(f"report {name!r}: a warm variant is wrong: {error}") from error
+        self.warm = self._parsed(warm)
         self.queries: dict[str, Query] = {}
         self._compute: Callable[..., Sequence[Row]] | None = None
+
+    def _parsed(self, variants: Iterable[Mapping[str, Scalar]]) -> tuple[dict[str, Scalar], ...]:
+        try:
+            return tuple(self.reader.parse(variant) for variant in variants)
+        except InvalidParams as error:
+            raise ReportError(f"report {self.name!r}: a warm variant is wrong: {error}") from error
 
     def __repr__(self) -> str:
         return f"<Report {self.name} queries={list(self.queries)} warm={len(self.warm)}>"
@@ -201,88 +180,28 @@ class Report:
         return list(self._compute(self.typed(params), by_function))
 
     def check(self) -> None:
-        """Raise ReportError unless the definition is whole."""
+        """Raise ReportError unless the definition is complete."""
         if not self.queries:
             raise ReportError(f"report {self.name!r} has no query: add one with @{self.name}.postgres")
         if self._compute is None and len(self.queries) > 1:
             raise ReportError(f"report {self.name!r} has several queries: say by @compute how they join")
 
 
+def _check_spec(spec: ReportSpec) -> None:
+    where = f"report {spec.name!r}"
+    if not _NAME.fullmatch(spec.name):
+        raise ReportError(f"{where}: a name is lower-case words joined by hyphens")
+    for label, seconds in (("ttl", spec.ttl), ("schedule", spec.schedule)):
+        if seconds is not None and seconds <= 0:
+            raise ReportError(f"{where}: {label} is seconds above zero, or None")
+    if spec.max_stale < 0:
+        raise ReportError(f"{where}: max_stale is seconds, zero or more")
+    for tag in spec.tags:
+        if not tag.startswith(("postgres:", "mongo:")):
+            raise ReportError(f"{where}: a tag is postgres:TABLE or mongo:COLLECTION, not {tag!r}")
+
+
 def variants(**axes: Iterable[Scalar]) -> tuple[dict[str, Scalar], ...]:
     """Every combination of the given values: `variants(month=[None, 1], origin=["JFK"])` has two."""
     names = list(axes)
     return tuple(dict(zip(names, values, strict=True)) for values in itertools.product(*axes.values()))
-
-
-class Registry:
-    """The reports that this process knows, by name, and their queries."""
-
-    def __init__(self, reports: Iterable[Report]) -> None:
-        self.reports: dict[str, Report] = {}
-        for report in reports:
-            report.check()
-            if report.name in self.reports:
-                raise ReportError(f"two reports are named {report.name!r}")
-            self.reports[report.name] = report
-
-    def __iter__(self) -> Iterator[Report]:
-        return iter(self.reports.values())
-
-    def get(self, name: str) -> Report:
-        """The report of that name.
-
-        Raises:
-            UnknownReport: there is none.
-        """
-        try:
-            return self.reports[name]
-        except KeyError:
-            raise UnknownReport(f"there is no report {name!r}", known=sorted(self.reports)) from None
-
-    def query(self, name: str) -> tuple[Report, Query]:
-        """The query `report.function` and its report.
-
-        Raises:
-            UnknownQuery: there is none.
-        """
-        report = self.reports.get(name.partition(".")[0])
-        if report is None or name not in report.queries:
-            known = sorted(q for r in self for q in r.queries)
-            raise UnknownQuery(f"there is no query {name!r}", known=known)
-        return report, report.queries[name]
-
-    def documents(self) -> list[type[Document]]:
-        """The Beanie documents that the reports' queries read, each once."""
-        queries = (query for report in self for query in report.queries.values())
-        return list(dict.fromkeys(q.document for q in queries if q.document is not None))
-
-    def catalogue(self) -> list[ReportSpec]:
-        """Every report's spec, sorted by name."""
-        return [self.reports[name].spec for name in sorted(self.reports)]
-
-
-def load_reports(modules: Sequence[str]) -> Registry:
-    """Import the modules, and the modules within packages, and collect the reports found in them.
-
-    Raises:
-        ReportError: a module cannot be imported, holds no report, or a definition is wrong.
-    """
-    found: dict[int, Report] = {}
-    for name in modules:
-        reports = [r for m in _walk(name) for r in vars(m).values() if isinstance(r, Report)]
-        if not reports:
-            raise ReportError(f"REPORTS: module {name!r} holds no report")
-        found |= {id(report): report for report in reports}
-    return Registry(found.values())
-
-
-def _walk(name: str) -> Iterator[ModuleType]:
-    try:
-        module = importlib.import_module(name)
-        yield module
-        for info in pkgutil.iter_modules(getattr(module, "__path__", []), f"{name}."):
-            yield from _walk(info.name)
-    except ReportError:
-        raise
-    except Exception as error:
-        raise ReportError(f"REPORTS: cannot import {name!r}: {type(error).__name__}: {error}") from error

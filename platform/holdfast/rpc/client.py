@@ -1,8 +1,11 @@
-"""The client of the supervisor's socket: what workers and the gateway call.
+"""The client of the supervisor's socket: what workers, the gateway and the command line call.
 
-One connection carries many calls at once. It is opened when a call needs it; when it breaks, the calls
-that were on it fail with SupervisorUnavailable and the next call opens a new one. Opening is cheap and
-local, so there is no delay schedule here: the gateway puts a `Link` in front instead.
+One connection carries many calls at once. It is opened when a call needs it; when it breaks, the calls that
+were on it fail with SupervisorUnavailable, and the next call opens a new one. Opening is cheap and local,
+so there is no backoff here. A gateway puts a `Link` in front: the client is an adapter (`links.adapter`)
+too.
+
+Each operation of the supervisor is one typed method here, of the operation's own name.
 """
 
 from __future__ import annotations
@@ -14,20 +17,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from holdfast.cache.entry import Entry, Unusable, pack, unpack
-from holdfast.errors import DeadlineExceeded, HoldfastError, ProtocolError, SupervisorUnavailable, from_wire
-from holdfast.links.link import PoolStatus
-from holdfast.reports.params import Scalar
-from holdfast.rpc import frames as wire
+from holdfast.cache.run import Run, Trigger
+from holdfast.errors import DeadlineExceeded, ProtocolError, SupervisorUnavailable, from_wire
+from holdfast.links.adapter import PoolStatus
+from holdfast.reports.canonical import CATALOGUE_KEY, Scalar
+from holdfast.rpc import frames
 from holdfast.settings import SupervisorSettings
 
 CONNECT_TIMEOUT = 1.0
 DEFAULT_DEADLINE = 35.0
-"""Seconds that a call may take where its caller sets no deadline: above PG_STATEMENT_TIMEOUT."""
+"""Seconds that a query may take where its caller sets no deadline: above PG_STATEMENT_TIMEOUT."""
+STORE_DEADLINE = 5.0
+"""Seconds that a lookup in Redis or MongoDB may take."""
+WRITE_DEADLINE = 10.0
 
 
 class Client:
     """Calls to the supervisor; one per event loop, closed with `aclose()`."""
+
+    name = "supervisor"
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -41,21 +52,16 @@ class Client:
         state = "open" if self._writer else "closed"
         return f"<Client {self._path.name} {state} waiting={len(self._waiting)}>"
 
-    @property
-    def in_flight(self) -> int:
-        """How many calls wait for their answer."""
-        return len(self._waiting)
-
-    async def call(self, op: str, *, deadline: float = DEFAULT_DEADLINE, **args: Any) -> Any:
-        """Have the supervisor do `op`, within `deadline` seconds.
+    async def call(self, op: str, *, deadline: float, **args: Any) -> Any:
+        """Have the supervisor do `op` within `deadline` seconds; callers use the typed methods below.
 
         Raises:
             SupervisorUnavailable: it cannot be reached, or the connection broke before the answer.
-            DeadlineExceeded: no answer in time; the supervisor was told to stop.
+            DeadlineExceeded: no answer in time; the call was cancelled.
             HoldfastError: what the supervisor raised, as the same class.
         """
         number = next(self._ids)
-        frame = wire.encode(wire.Call(number, op, int(deadline * 1000), args))
+        frame = frames.encode(frames.Call(number, op, int(deadline * 1000), args))
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(deadline + 0.25):
@@ -78,7 +84,7 @@ class Client:
 
     def _cancel(self, number: int) -> None:
         if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(wire.encode(wire.Cancel(number)))
+            self._writer.write(frames.encode(frames.Cancel(number)))
 
     async def _connection(self) -> asyncio.StreamWriter:
         async with self._connecting:
@@ -96,12 +102,12 @@ class Client:
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while (frame := await wire.read(reader)) is not None:
+            while (frame := await frames.read(reader)) is not None:
                 match frame:
-                    case wire.Reply(number, value):
+                    case frames.Reply(number, value):
                         if future := self._unsettled(number):
                             future.set_result(value)
-                    case wire.Failure(number, error):
+                    case frames.Failure(number, error):
                         if future := self._unsettled(number):
                             future.set_exception(from_wire(error))
         except (OSError, ProtocolError):
@@ -119,8 +125,91 @@ class Client:
         future = self._waiting.get(number)
         return None if future is None or future.done() else future
 
-    async def aclose(self) -> None:
-        """Close the connection; calls under way fail."""
+    # The operations.
+
+    async def ping(self, *, deadline: float = 1.0) -> int:
+        """Have the supervisor answer: its pid."""
+        answer = await self.call("ping", deadline=deadline)
+        return int(answer["pid"])
+
+    async def query(
+        self, name: str, params: Mapping[str, Scalar], *, deadline: float = DEFAULT_DEADLINE
+    ) -> list[dict[str, Any]]:
+        """Run a named query: its rows as mappings."""
+        result = await self.call("query", deadline=deadline, name=name, params=dict(params))
+        return [dict(zip(result["columns"], row, strict=True)) for row in result["rows"]]
+
+    async def entry(self, key: str) -> Entry | Unusable:
+        """The entry in the cache under that key, or why there is none."""
+        return unpack(key, await self.call("entry", deadline=STORE_DEADLINE, key=key))
+
+    async def acquire(self, key: str, seconds: float) -> int:
+        """Take the lease of a key: its fencing token. Raises LeaseHeld."""
+        return int(await self.call("acquire", deadline=STORE_DEADLINE, key=key, seconds=seconds))
+
+    async def renew(self, key: str, token: int, seconds: float) -> None:
+        """Keep the lease for so many seconds from now. Raises LeaseLost."""
+        await self.call("renew", deadline=STORE_DEADLINE, key=key, token=token, seconds=seconds)
+
+    async def release(self, key: str, token: int) -> None:
+        """Give the lease back; one that is lost already is no error."""
+        await self.call("release", deadline=STORE_DEADLINE, key=key, token=token)
+
+    async def write(self, entry: Entry, token: int) -> None:
+        """Put an entry in its place. Raises LeaseLost unless the token still holds the lease."""
+        packed = pack(entry)
+        await self.call("write", deadline=WRITE_DEADLINE, key=entry.key, packed=packed, token=token)
+
+    async def record(self, run: Run) -> None:
+        """Note a run for `holdfast runs`."""
+        await self.call("record", deadline=STORE_DEADLINE, run=msgspec.to_builtins(run))
+
+    async def runs(self, report: str | None = None, *, limit: int = 20) -> list[dict[str, Any]]:
+        """The newest runs first, of one report or of all: the fields of `cache.run.Run` as mappings."""
+        runs = await self.call("runs", deadline=DEFAULT_DEADLINE, report=report, limit=limit)
+        return list(runs)
+
+    async def report_states(self) -> list[dict[str, Any]]:
+        """Each warm variant: report, params, age_s, and state fresh, stale, missing or unknown."""
+        return list(await self.call("report_states", deadline=DEFAULT_DEADLINE))
+
+    async def catalogue(self) -> Entry | Unusable:
+        """The catalogue of reports, as an entry."""
+        return unpack(CATALOGUE_KEY, await self.call("catalogue", deadline=2.0))
+
+    async def compute(
+        self, key: str, report: str, params: Mapping[str, Scalar], trigger: Trigger, *, deadline: float
+    ) -> Entry:
+        """Compute a result and store it: its entry, whose key must be that one.
+
+        Raises:
+            ProtocolError: the answer is no entry of that key.
+        """
+        packed = await self.call(
+            "compute", deadline=deadline, report=report, params=dict(params), trigger=trigger
+        )
+        entry = unpack(key, packed)
+        if isinstance(entry, Unusable):
+            raise ProtocolError(f"the supervisor's answer is {entry.value}")
+        return entry
+
+    async def mark_stale(self, report: str, params: Mapping[str, Scalar]) -> bool:
+        """Mark a result stale and begin to compute it again; whether there was one to mark."""
+        marked = await self.call("mark_stale", deadline=STORE_DEADLINE, report=report, params=dict(params))
+        return bool(marked)
+
+    # The adapter of a link.
+
+    async def open(self) -> None:
+        """Connect, and have a ping answered."""
+        await self.ping()
+
+    async def probe(self) -> None:
+        """Have a ping answered within a second."""
+        await self.ping()
+
+    async def close(self) -> None:
+        """Drop the connection; calls that run fail. A later call opens a new one."""
         if self._writer is not None:
             self._writer.close()
         if self._reader_task is not None:
@@ -128,68 +217,17 @@ class Client:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._reader_task
 
-    # The calls, typed. `holdfast.supervisor.operations.Services` does the same without a socket.
+    aclose = close
 
-    async def query(self, name: str, params: Mapping[str, Scalar]) -> list[dict[str, Any]]:
-        """Run a named query: its rows as mappings."""
-        result = await self.call("query", name=name, params=dict(params))
-        return [dict(zip(result["columns"], row, strict=True)) for row in result["rows"]]
+    def pool(self) -> PoolStatus:
+        """One connection, and the calls on it."""
+        return PoolStatus(1, len(self._waiting), 1)
 
-    async def entry(self, key: str) -> Entry | Unusable:
-        """The entry in the cache under that key."""
-        return unpack(key, await self.call("entry", key=key, deadline=5))
-
-    async def acquire(self, key: str, seconds: float) -> int:
-        """Take the lease of a key: its fencing token. Raises LeaseHeld."""
-        return int(await self.call("acquire", key=key, seconds=seconds, deadline=5))
-
-    async def renew(self, key: str, token: int, seconds: float) -> None:
-        """Keep the lease for so many seconds more. Raises LeaseLost."""
-        await self.call("renew", key=key, token=token, seconds=seconds, deadline=5)
-
-    async def release(self, key: str, token: int) -> None:
-        """Give the lease back; one that is lost already is no error."""
-        await self.call("release", key=key, token=token, deadline=5)
-
-    async def write(self, entry: Entry, token: int) -> None:
-        """Put an entry in its place. Raises LeaseLost unless the token still holds the lease."""
-        await self.call("write", key=entry.key, packed=pack(entry), token=token, deadline=10)
-
-    async def record(self, run: dict[str, Any]) -> None:
-        """Note a run (`refresh.Run` as a mapping) for `holdfast runs`."""
-        await self.call("record", run=run, deadline=5)
+    def endpoint(self) -> None:
+        """No TCP address: it is a Unix socket."""
+        return
 
 
 def connect() -> Client:
     """A client of this host's supervisor, by the settings."""
     return Client(SupervisorSettings.load().path)
-
-
-class ClientAdapter:
-    """The supervisor as a link's backend: open and probe are a ping."""
-
-    name = "supervisor"
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    async def open(self) -> None:
-        """Connect and have a ping answered."""
-        await self.probe()
-
-    async def probe(self) -> None:
-        """Have a ping answered within a second."""
-        await self._client.call("ping", deadline=1)
-
-    async def close(self) -> None:
-        """Drop the connection."""
-        with contextlib.suppress(HoldfastError, OSError):
-            await self._client.aclose()
-
-    def pool(self) -> PoolStatus:
-        """One connection, and the calls on it."""
-        return PoolStatus(1, self._client.in_flight, 1)
-
-    def endpoint(self) -> tuple[str, int] | None:
-        """None: it is a Unix socket."""
-        return None

@@ -15,12 +15,12 @@ import msgspec
 from holdfast.errors import ProtocolError, ResultTooLarge
 
 MAX_FRAME = 32 * 2**20
-"""Bytes of one frame at the most."""
+"""Bytes of one frame at most."""
 _HEADER = 4
 
 
 class Call(msgspec.Struct, array_like=True, tag=0, frozen=True):
-    """Please do `op` within `deadline` milliseconds."""
+    """A request: do `op` within `deadline` milliseconds."""
 
     id: int
     op: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from holdfast.links.adapter import Adapter
 from holdfast.links.link import Link
-from holdfast.supervisor import metrics
-from holdfast.supervisor.operations import Services
+from holdfast.supervisor.metrics import CONTENT_TYPE, SupervisorMetrics
 
 
-def link_status(link: Link) -> dict[str, Any]:
+def link_status(link: Link[Adapter]) -> dict[str, Any]:
     """A link as `holdfast status --json` shows it; times are seconds since the epoch."""
     state, pool = link.state, link.adapter.pool()
     return {
@@ -29,32 +29,34 @@ def link_status(link: Link) -> dict[str, Any]:
     }
 
 
-def application(links: Sequence[Link], services: Services, counted: metrics.SupervisorMetrics) -> Starlette:
-    """`/livez`, `/readyz`, `/metrics` and `/status`."""
+def application(
+    links: Sequence[Link[Adapter]],
+    report_states: Callable[[], Awaitable[list[dict[str, Any]]]],
+    metrics: SupervisorMetrics,
+) -> Starlette:
+    """The application: `/livez`, `/readyz`, `/metrics` and `/status`."""
     started = time.time()
 
     async def livez(_: Request) -> Response:
         return PlainTextResponse("alive\n")
 
     async def readyz(_: Request) -> Response:
-        down = [link.adapter.name for link in links if not link.up]
+        down = [link.name for link in links if not link.up]
         text = f"not ready: {', '.join(down)} down\n" if down else "ready\n"
         return PlainTextResponse(text, 503 if down else 200)
 
     async def render_metrics(_: Request) -> Response:
         for link in links:
-            pool = link.adapter.pool()
-            for state, value in (("open", pool.size), ("in_use", pool.in_use), ("max", pool.max)):
-                counted.pool_connections.labels(link.adapter.name, state).set(value)
-        return Response(counted.render(), media_type=metrics.CONTENT_TYPE)
+            metrics.pooled(link.name, link.adapter.pool())
+        return Response(metrics.render(), media_type=CONTENT_TYPE)
 
     async def status(_: Request) -> Response:
         return JSONResponse(
             {
                 "pid": os.getpid(),
                 "started_at": started,
-                "links": {link.adapter.name: link_status(link) for link in links},
-                "reports": await services.report_states(),
+                "links": {link.name: link_status(link) for link in links},
+                "reports": await report_states(),
             }
         )
 

@@ -1,14 +1,15 @@
-"""The supervisor process: it owns its tasks, starts with nothing up, and drains on SIGTERM.
+"""The supervisor process: it owns its tasks, starts while everything is down, and drains on SIGTERM.
 
-Loops: one per link (open, probe each second, start over); the run recorder, twice a second; the
-catalogue, published whenever Redis comes up and every minute. A loop that dies ends the process, since
-half a supervisor is worse than a restart.
+Loops: one per link (open, probe every second, start again); the recorder of runs, twice a second; the
+catalogue, published whenever Redis comes up and every minute. A loop that dies ends the process: a restart
+is better than half a supervisor.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +19,16 @@ import uvicorn
 from starlette.applications import Starlette
 
 from holdfast import logs
-from holdfast.backoff import Schedule
-from holdfast.cache.store import Store
+from holdfast.backoff import Backoff
 from holdfast.errors import HoldfastError, SettingsError
-from holdfast.links.link import Link, LinkState
+from holdfast.links.link import Link
 from holdfast.links.mongo import MongoAdapter
 from holdfast.links.postgres import PostgresAdapter
 from holdfast.links.redis import RedisAdapter
-from holdfast.processes.locks import Held, hold
+from holdfast.processes.locks import LockHeld, hold
 from holdfast.processes.ports import bind
-from holdfast.reports import load_reports
+from holdfast.reports import Registry, load_reports
+from holdfast.rpc.dispatch import Dispatcher
 from holdfast.rpc.server import SocketServer
 from holdfast.settings import (
     CacheSettings,
@@ -38,96 +39,98 @@ from holdfast.settings import (
     SupervisorSettings,
 )
 from holdfast.supervisor.admin import application
+from holdfast.supervisor.backend import SupervisorBackend
+from holdfast.supervisor.catalogue import CataloguePublisher
 from holdfast.supervisor.metrics import SupervisorMetrics
-from holdfast.supervisor.operations import Dispatcher, Services
+from holdfast.supervisor.misses import Misses
+from holdfast.supervisor.operations import Operations
 from holdfast.supervisor.queries import Queries
 from holdfast.supervisor.runs import Recorder, RunDocument
+from holdfast.supervisor.warming import report_states
 
 DRAIN_SECONDS = 8.0
-CATALOGUE_EVERY = 60.0
 
 
 class Supervisor:
-    """Everything the process is made of, put together from the settings."""
+    """Everything that the process consists of, put together from the settings."""
 
     def __init__(self) -> None:
-        for settings in (PostgresSettings, MongoSettings, RedisSettings):
+        for needed in (PostgresSettings, MongoSettings, RedisSettings):
             # Wrong values are refused now; absent ones leave that link down until they are there.
-            settings.load()
+            needed.load()
         self.settings = SupervisorSettings.load()
-        registry = load_reports(ReportsSettings.load().modules)
         self.metrics = SupervisorMetrics()
-        self._phases: dict[str, str] = {}
+        registry = load_reports(ReportsSettings.load().modules)
+        self._registry = registry
+        self._make_links(registry)
+        queries = Queries(registry, self.postgres, self.mongo, observe=self.metrics.queried)
+        self.recorder = Recorder(self.mongo, self.metrics)
+        self.backend = SupervisorBackend(self.redis, queries, self.recorder)
+        self.catalogue = CataloguePublisher(registry, self.backend, self.redis)
+        ttl = CacheSettings.load().ttl
+        self.misses = Misses(self.backend, self.backend.mark_stale, default_ttl=ttl)
+        self._report_states = functools.partial(report_states, registry, self.backend)
+        operations = Operations(
+            registry=registry,
+            queries=queries,
+            store=self.backend,
+            runs=self.recorder,
+            misses=self.misses,
+            catalogue=self.catalogue.entry,
+            report_states=self._report_states,
+        )
+        self.server = SocketServer(self.settings.path, Dispatcher(operations), self.metrics)
+        self._log = structlog.get_logger("supervisor")
+
+    def _make_links(self, registry: Registry) -> None:
+        note = self.metrics.linked
         postgres = PostgresAdapter(PostgresSettings.load)
         mongo = MongoAdapter(MongoSettings.load, [*registry.documents(), RunDocument])
         redis = RedisAdapter(RedisSettings.load, client_name="holdfast-supervisor")
-        slow, slower = Schedule(base=1, cap=10), Schedule(base=1, cap=15)
-        self.postgres = Link(postgres, slow, on_change=self._note)
-        self.mongo = Link(mongo, slow, open_timeout=15, on_change=self._note)
-        self.redis = Link(redis, slower, on_change=self._note)
+        self.postgres = Link(postgres, Backoff(base=1, cap=10), on_change=note)
+        self.mongo = Link(mongo, Backoff(base=1, cap=10), open_timeout=15, on_change=note)
+        self.redis = Link(redis, Backoff(base=1, cap=15), on_change=note)
         self.links = (self.postgres, self.mongo, self.redis)
-        self.recorder = Recorder(self.mongo, self.metrics)
-        self.services = Services(
-            registry=registry,
-            queries=Queries(registry, (self.postgres, postgres), (self.mongo, mongo)),
-            store=Store(self.redis, redis),
-            recorder=self.recorder,
-            metrics=self.metrics,
-            default_ttl=CacheSettings.load().ttl,
-        )
-        self.server = SocketServer(self.settings.path, Dispatcher(self.services), self.metrics)
-        self._log = structlog.get_logger("supervisor")
-
-    def _note(self, name: str, state: LinkState) -> None:
-        self.metrics.link_up.labels(name).set(state.phase == "up")
-        if self._phases.get(name) != state.phase:
-            self._phases[name] = state.phase
-            self.metrics.link_changes.labels(name, state.phase.value).inc()
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; then stop taking calls, finish those taken, and close."""
+        """Serve until SIGTERM or SIGINT; then take no more calls, finish those that run, and close."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         listener = bind("SUPERVISOR_PORT", "127.0.0.1", self.settings.port)
-        admin = _Admin(application(self.links, self.services, self.metrics))
+        admin = _Admin(application(self.links, self._report_states, self.metrics))
         await self.server.start()
         async with asyncio.TaskGroup() as group:
             tasks = [
-                *(group.create_task(link.run(), name=link.adapter.name) for link in self.links),
+                *(group.create_task(link.run(), name=link.name) for link in self.links),
                 group.create_task(self.recorder.run(), name="recorder"),
-                group.create_task(self._publish(), name="catalogue"),
+                group.create_task(self.catalogue.run(), name="catalogue"),
             ]
             serving = group.create_task(admin.serve(sockets=[listener]), name="admin")
-            self._log.info("serving", port=self.settings.port, reports=len(self.services.registry.reports))
+            reports = len(self._registry.reports)
+            self._log.info(
+                "The supervisor serves.",
+                action="supervisor_serving",
+                port=self.settings.port,
+                reports=reports,
+            )
             await stop.wait()
-            self._log.info("stopping")
-            async with asyncio.TaskGroup() as drains:
-                drains.create_task(self.server.drain(DRAIN_SECONDS))
-                drains.create_task(self.services.misses.drain(DRAIN_SECONDS))
-            self.server.close()
-            with contextlib.suppress(HoldfastError):
-                await self.recorder.flush()
+            self._log.info("The supervisor stops.", action="supervisor_stopping")
+            await self._drain()
             for task in tasks:
                 task.cancel()
             admin.should_exit = True
             await serving
-        self._log.info("stopped")
+        self._log.info("The supervisor has stopped.", action="supervisor_stopped")
 
-    async def _publish(self) -> None:
-        while True:
-            await self.redis.wait_up()
-            try:
-                await self.services.publish_catalogue()
-            except HoldfastError as error:
-                self._log.warning("the catalogue could not be published", error=str(error))
-                await asyncio.sleep(1)
-                continue
-            generation, waited = self.redis.state.generation, 0.0
-            while waited < CATALOGUE_EVERY and self.redis.state.generation == generation:
-                await asyncio.sleep(1)
-                waited += 1
+    async def _drain(self) -> None:
+        async with asyncio.TaskGroup() as drains:
+            drains.create_task(self.server.drain(DRAIN_SECONDS))
+            drains.create_task(self.misses.drain(DRAIN_SECONDS))
+        self.server.close()
+        with contextlib.suppress(HoldfastError):
+            await self.recorder.flush()
 
 
 class _Admin(uvicorn.Server):
@@ -152,7 +155,7 @@ def sole(path: Path) -> Iterator[None]:
     try:
         with hold(path.with_suffix(".lock")):
             yield
-    except Held as held:
+    except LockHeld as held:
         raise SettingsError(
             f"SUPERVISOR_SOCKET: a supervisor (pid {held.pid}) serves {path} already; "
             "stop it, or set another path"
@@ -160,7 +163,7 @@ def sole(path: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    """Run the supervisor until it is told to stop."""
+    """Run the supervisor until SIGTERM or SIGINT."""
     logs.configure("supervisor")
     supervisor = Supervisor()
     with sole(supervisor.settings.path):

@@ -1,41 +1,52 @@
 """Results that a gateway did not find: computed here, so that a miss needs neither Celery nor Redis.
 
 One computation per key at a time, however many ask for it; a bounded number of keys at once, and a bounded
-number waiting. A computation goes on when those who asked have gone: its result is still wanted. Where
-Redis is down the result is handed back without being stored; the gateway keeps it in memory.
+number that wait. A computation goes on when those who asked have gone, since its result is still useful.
+Where Redis is down the result is returned without being stored; the gateway keeps it in memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
+from holdfast.cache.backend import Backend
 from holdfast.cache.entry import Entry
-from holdfast.cache.refresh import Trigger, refresh
+from holdfast.cache.refresh import refresh
+from holdfast.cache.run import Trigger
 from holdfast.errors import DeadlineExceeded, HoldfastError, LeaseHeld, LeaseLost, Overloaded
 from holdfast.reports import Report
-from holdfast.reports.params import Scalar
-
-if TYPE_CHECKING:
-    from holdfast.supervisor.operations import Services
+from holdfast.reports.canonical import Scalar
 
 AT_ONCE = 4
 WAITING = 200
 DEADLINE = 60.0
-_LEASE_POLL = 0.1
+LEASE_POLL = 0.1
 
 
 class Misses:
-    """Single flight by key over `refresh`."""
+    """Single flight by key over `refresh`.
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    Args:
+        backend: what the refreshes run on.
+        mark_stale: lets the entry of a key count as stale from now on.
+        default_ttl: seconds for which a result is fresh where its report does not say.
+    """
+
+    def __init__(
+        self, backend: Backend, mark_stale: Callable[[str], Awaitable[object]], *, default_ttl: float
+    ) -> None:
+        self._backend = backend
+        self._mark_stale = mark_stale
+        self._default_ttl = default_ttl
         self._running: dict[str, asyncio.Task[Entry]] = {}
         self._renewals: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(AT_ONCE)
+
+    def __repr__(self) -> str:
+        return f"<Misses running={len(self._running)} renewals={len(self._renewals)}>"
 
     async def compute(self, report: Report, params: Mapping[str, Scalar], trigger: Trigger) -> Entry:
         """The entry of that report and those parameters, by a computation that may be shared.
@@ -48,7 +59,7 @@ class Misses:
         return await asyncio.shield(self.begin(report, params, trigger))
 
     def begin(self, report: Report, params: Mapping[str, Scalar], trigger: Trigger) -> asyncio.Task[Entry]:
-        """The task that computes this result: the one at work, or a new one. Raises Overloaded."""
+        """The task that computes this result: the one that runs, or a new one. Raises Overloaded."""
         key = report.reader.key(params)
         task = self._running.get(key)
         if task is None:
@@ -62,7 +73,7 @@ class Misses:
     def _finished(self, key: str, task: asyncio.Task[Entry]) -> None:
         del self._running[key]
         if not task.cancelled():
-            # Looked at here too, since all who asked may have gone.
+            # Retrieved here too, since all who asked may have gone.
             task.exception()
 
     def renew(self, report: Report, params: Mapping[str, Scalar], since: float) -> None:
@@ -73,12 +84,16 @@ class Misses:
 
     async def _renew(self, report: Report, params: Mapping[str, Scalar], since: float) -> None:
         try:
-            # What was under way already, here or in a worker, may have read the data before.
+            # A computation that ran already, here or in a worker, may have read the data before.
             while (await self.compute(report, params, "manual")).computed_at < since:
-                await self._services.mark_stale(report.reader.key(params))
+                await self._mark_stale(report.reader.key(params))
         except HoldfastError as error:
-            log = structlog.get_logger("misses")
-            log.warning("a result could not be renewed", report=report.name, error=str(error))
+            structlog.get_logger("misses").warning(
+                "A result could not be renewed.",
+                action="renewal_failed",
+                report=report.name,
+                error=str(error),
+            )
 
     async def drain(self, seconds: float) -> None:
         """Let what is being computed finish, for so many seconds; then cancel it."""
@@ -95,21 +110,22 @@ class Misses:
                     try:
                         return await self._one(report, params, trigger)
                     except (LeaseHeld, LeaseLost):
-                        # A worker is at it: its result, or the lease that it gives up, comes soon. Waiting
-                        # takes no slot, or a few leases of a dead worker would hold up every other miss.
-                        await asyncio.sleep(_LEASE_POLL)
+                        # A worker computes it: its result, or the lease that it gives up, comes soon.
+                        # Waiting takes no slot, or a few leases of a dead worker would hold up every other
+                        # miss.
+                        await asyncio.sleep(LEASE_POLL)
         except TimeoutError:
             raise DeadlineExceeded(f"{report.name} was not computed in {DEADLINE:g} s") from None
 
     async def _one(self, report: Report, params: Mapping[str, Scalar], trigger: Trigger) -> Entry:
         async with self._slots:
-            outcome = await refresh(
-                self._services,
+            result = await refresh(
+                self._backend,
                 report,
                 params,
                 trigger,
-                default_ttl=self._services.default_ttl,
+                default_ttl=self._default_ttl,
                 only_if_due=True,
                 store_optional=True,
             )
-        return outcome.entry
+        return result.entry

@@ -8,28 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+import msgspec
 import structlog
 from beanie import Document
-from bson.errors import BSONError
-from pydantic import ValidationError
 from pymongo import DESCENDING, IndexModel
 
-from holdfast.errors import AuthenticationFailed, HoldfastError, QueryFailed
+from holdfast.cache.run import Run
+from holdfast.errors import AuthenticationFailed, HoldfastError, NotStorable, QueryFailed
+from holdfast.links.adapter import Adapter
 from holdfast.links.link import Link
-from holdfast.links.mongo import translated
-from holdfast.supervisor.metrics import SupervisorMetrics
 
 KEEP_SECONDS = 7 * 86_400
-_QUEUE = 10_000
-_BATCH = 500
-_EVERY = 0.5
+QUEUE = 10_000
+BATCH = 500
+EVERY = 0.5
 
 
 class RunDocument(Document):
-    """One refresh, kept for a week. Durations are in milliseconds; the fields are `refresh.Run`'s."""
+    """One refresh, kept for a week: the fields of `cache.run.Run`, durations in milliseconds."""
 
     report: str
     key: str
@@ -45,6 +45,8 @@ class RunDocument(Document):
     pid: int = 0
 
     class Settings:
+        """Beanie's: the collection and its indexes."""
+
         name = "holdfast_runs"
         indexes: ClassVar = [
             IndexModel("started_at", expireAfterSeconds=KEEP_SECONDS),
@@ -52,70 +54,101 @@ class RunDocument(Document):
         ]
 
 
-class Recorder:
-    """Takes runs at once and writes them when MongoDB takes them."""
+class RunStore(Adapter, Protocol):
+    """What the recorder needs of MongoDB (`links.mongo.MongoAdapter`)."""
 
-    def __init__(self, link: Link, metrics: SupervisorMetrics) -> None:
-        self._link = link
-        self._metrics = metrics
+    async def insert(self, document: type[RunDocument], values: Sequence[Mapping[str, Any]]) -> None:
+        """Insert runs. Raises NotStorable where a value can never be stored."""
+
+    async def create_indexes(self, document: type[Document], indexes: Sequence[IndexModel]) -> None:
+        """Create the indexes that are not there yet."""
+
+    async def newest(
+        self, document: type[RunDocument], wanted: Mapping[str, Any], *, by: str, limit: int
+    ) -> list[RunDocument]:
+        """The runs with those values, the largest `by` first."""
+
+
+class RunCounter(Protocol):
+    """Counts runs (`supervisor.metrics.SupervisorMetrics`)."""
+
+    def ran(self, run: Run) -> None:
+        """A refresh has ended."""
+
+    def dropped(self, runs: int) -> None:
+        """So many records were given up."""
+
+
+class Recorder:
+    """Takes runs at once, and writes them when MongoDB takes them."""
+
+    def __init__(self, mongo: Link[RunStore], counter: RunCounter) -> None:
+        self._mongo = mongo
+        self._counter = counter
         self._queue: deque[dict[str, Any]] = deque()
         self._indexed = -1
+        self._log = structlog.get_logger("runs")
 
-    def add(self, run: dict[str, Any]) -> None:
-        """Take a run (`refresh.Run` as a mapping)."""
-        at = datetime.fromtimestamp(run["started_at"], UTC)
-        self._metrics.runs.labels(run["report"], run["trigger"], run["outcome"]).inc()
-        # The document class is bound to a database only once MongoDB was up; until then keep the mapping.
-        self._queue.append({**run, "started_at": at})
-        if len(self._queue) > _QUEUE:
+    def __repr__(self) -> str:
+        return f"<Recorder waiting={len(self._queue)}>"
+
+    def add(self, run: Run) -> None:
+        """Take a run."""
+        self._counter.ran(run)
+        # The document class is bound to a database only once MongoDB was up; until then keep a mapping.
+        started_at = datetime.fromtimestamp(run.started_at, UTC)
+        self._queue.append({**msgspec.structs.asdict(run), "started_at": started_at})
+        if len(self._queue) > QUEUE:
             self._queue.popleft()
-            self._metrics.runs_dropped.inc()
+            self._counter.dropped(1)
 
     async def run(self) -> None:
         """Write what waits, twice a second, until cancelled."""
         while True:
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(EVERY)
             await self.flush()
 
     async def flush(self) -> None:
         """Write what waits now, while MongoDB is up."""
-        log = structlog.get_logger("runs")
-        while self._queue and self._link.up:
-            batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+        while self._queue and self._mongo.up:
+            batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
             try:
-                async with self._link.use():
-                    await self._index_once()
-                    with translated():
-                        await RunDocument.insert_many([RunDocument(**run) for run in batch])
-            except (BSONError, ValidationError, OverflowError) as error:
-                # Parameters that BSON cannot hold: these runs are given up, the supervisor is not.
-                self._metrics.runs_dropped.inc(len(batch))
-                log.error("runs could not be written", runs=len(batch), error=type(error).__name__)
+                async with self._mongo.use() as mongo:
+                    await self._index_once(mongo)
+                    await mongo.insert(RunDocument, batch)
+            except NotStorable as error:
+                # These runs are given up: they would stop every later one.
+                self._counter.dropped(len(batch))
+                self._log.error(
+                    "Runs could not be written.", action="runs_dropped", runs=len(batch), error=str(error)
+                )
             except HoldfastError as error:
-                # Some of an unordered half may be in: better a run twice than a run lost.
+                # A part of the batch may be in already: better a run twice than a run lost.
                 self._queue.extendleft(reversed(batch))
-                log.warning("runs wait for MongoDB", waiting=len(self._queue), error=str(error))
+                waiting = len(self._queue)
+                self._log.warning(
+                    "Runs wait for MongoDB.", action="runs_wait", waiting=waiting, error=str(error)
+                )
                 return
 
-    async def _index_once(self) -> None:
-        """Once for each opening of the link, and a user who may not make them loses no run for it."""
-        if self._indexed == self._link.state.generation:
+    async def _index_once(self, mongo: RunStore) -> None:
+        """Once for each opening of the link; a user who may not create indexes loses no run for it."""
+        if self._indexed == self._mongo.state.generation:
             return
         try:
-            with translated():
-                await RunDocument.get_pymongo_collection().create_indexes(RunDocument.Settings.indexes)
+            await mongo.create_indexes(RunDocument, RunDocument.Settings.indexes)
         except (QueryFailed, AuthenticationFailed) as error:
-            log = structlog.get_logger("runs")
-            log.warning("the runs have no indexes and are kept for ever", error=str(error))
-        self._indexed = self._link.state.generation
+            self._log.warning(
+                "The runs have no indexes and are kept forever.", action="runs_not_indexed", error=str(error)
+            )
+        self._indexed = self._mongo.state.generation
 
     async def latest(self, *, report: str | None, limit: int) -> list[dict[str, Any]]:
         """The newest runs first; times as seconds since the epoch."""
         await self.flush()
-        async with self._link.use():
-            with translated():
-                found = RunDocument.find_all() if report is None else RunDocument.find({"report": report})
-                runs = await found.sort("-started_at").limit(limit).to_list()
+        wanted = {} if report is None else {"report": report}
+        async with self._mongo.use() as mongo:
+            runs = await mongo.newest(RunDocument, wanted, by="started_at", limit=limit)
         return [
             {**run.model_dump(exclude={"id", "revision_id"}), "started_at": run.started_at.timestamp()}
             for run in runs

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.processes.files import LocalError, private_folder, write_atomic
-from holdfast.processes.locks import Held, hold
+from holdfast.processes.locks import LockHeld, hold
 
 if TYPE_CHECKING:
     import psutil
@@ -50,7 +50,7 @@ class Instance:
         private_folder(self.home / "run")
         try:
             self._lock.enter_context(hold(lock_file(self.home)))
-        except Held as held:
+        except LockHeld as held:
             raise LocalError(
                 f"holdfast up already runs on {self.home} as pid {held.pid}: stop it,"
                 " or set another HOLDFAST_HOME and other ports"

@@ -1,0 +1,31 @@
+"""The backend of the supervisor's own refreshes: its queries, its store and its record of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from holdfast.cache.run import Run
+from holdfast.cache.store import KeyValues, Store
+from holdfast.links.link import Link
+from holdfast.reports import Row
+from holdfast.reports.canonical import Scalar
+from holdfast.supervisor.queries import Queries
+from holdfast.supervisor.runs import Recorder
+
+
+class SupervisorBackend(Store):
+    """A `cache.backend.Backend`: the store, and with it the queries and the record of runs."""
+
+    def __init__(self, redis: Link[KeyValues], queries: Queries, recorder: Recorder) -> None:
+        super().__init__(redis)
+        self._queries = queries
+        self._recorder = recorder
+
+    async def query(self, name: str, params: Mapping[str, Scalar]) -> list[Row]:
+        """The rows of a named query, as mappings."""
+        result = await self._queries.run(name, params)
+        return [dict(zip(result["columns"], row, strict=True)) for row in result["rows"]]
+
+    async def record(self, run: Run) -> None:
+        """Note a run."""
+        self._recorder.add(run)
