@@ -193,17 +193,18 @@ async def _leased(backend: Backend, key: str, token: int | None) -> AsyncIterato
 
 async def _renew(backend: Backend, key: str, token: int) -> HoldfastError:
     """Renew the lease until it is lost: the error that says so."""
-    held_until = time.monotonic() + LEASE_SECONDS
+    clock = asyncio.get_running_loop().time
+    held_until = clock() + LEASE_SECONDS
     while True:
         await asyncio.sleep(RENEW_EVERY)
         try:
             await backend.renew(key, token, LEASE_SECONDS)
-            held_until = time.monotonic() + LEASE_SECONDS
+            held_until = clock() + LEASE_SECONDS
         except LeaseLost as error:
             return error
         except HoldfastError as error:
             # A renewal without an answer does not end the lease, and the write looks at it again.
-            if time.monotonic() >= held_until:
+            if clock() >= held_until:
                 return error
 
 
