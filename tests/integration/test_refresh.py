@@ -2,123 +2,100 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import pytest
-from redis import Redis
-from tests.conftest import eventually
-from tests.support import sample_reports
-from tests.integration.processes import Background, Platform, Process, Servers
+from tests.support import refresh_once, sample_reports
+from tests.support.process import Process
+from tests.support.stack import Stack
+from tests.support.variants import Variant, fresh
+from tests.support.waiting import eventually, took
 
-from holdfast.cache.entry import Entry, State, Unusable, unpack
-from holdfast.cache.refresh import Outcome, refresh
+from holdfast.cache.entry import Entry, Freshness, Unusable, unpack
+from holdfast.cache.refresh import RefreshResult, refresh
 from holdfast.errors import ComputeFailed, LeaseHeld, LeaseLost, LinkDown, QueryFailed
-from holdfast.processes.files import read_secret
-from holdfast.reports import Report
-from holdfast.rpc.client import Client
 from holdfast.supervisor.runs import KEEP_SECONDS
 
-LEDGER = "gwcache:/api/v1/analytics/ledger"
-
-
-class House:
-    """A supervisor on servers of its own, with what a test needs to look behind it."""
-
-    def __init__(self, platform: Platform, servers: Servers, background: Background) -> None:
-        self.platform = platform
-        self.servers = servers
-        self.background = background
-        self.client: Client = platform.client()
-        self.cache = Redis(
-            port=servers.valkey.port,
-            username="supervisor",
-            password=read_secret(servers.valkey.password_file()),
-        )
-
-    def refresh(self, report: Report, client: Client | None = None, **params: Any) -> Outcome:
-        """Do a refresh, as a worker does it."""
-        checked = report.reader.parse(params)
-        work = refresh(client or self.client, report, checked, "manual", default_ttl=30)
-        return self.background.run(work)
-
-    def stored(self, key: str) -> bytes | None:
-        """The bytes under a key."""
-        return cast("bytes | None", self.cache.get(key))
-
-    def entry(self, key: str) -> Entry:
-        """The entry under a key."""
-        found = unpack(key, self.stored(key))
-        assert isinstance(found, Entry), found
-        return found
-
-    def runs(self, report: str) -> list[dict[str, Any]]:
-        """The recorded runs of a report, newest first."""
-        found: list[dict[str, Any]] = self.background.run(self.client.call("runs", report=report, limit=100))
-        return found
-
-    def execute(self, sql: str) -> None:
-        """Change the facts."""
-
-        async def work() -> None:
-            connection = await self.servers.postgres.connect()
-            try:
-                await connection.execute(sql)
-            finally:
-                await connection.close()
-
-        asyncio.run(work())
-
-    def other_process(self, *arguments: str) -> Process:
-        """Begin a refresh in a process of its own."""
-        script = str(sample_reports.__file__).replace("sample_reports", "refresh_once")
-        return self.platform.start(sys.executable, script, *arguments, name=f"refresh-{time.monotonic_ns()}")
+LEDGER = Variant(sample_reports.ledger, {})
+KEY = LEDGER.key
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The house of this module's tests."""
-    with Platform() as platform, Background() as background:
-        servers = Servers(platform.home)
-        try:
-            servers.start()
-            platform.settings.update(servers.env())
-            platform.supervisor()
-            made = House(platform, servers, background)
-            made.execute("CREATE TABLE ledger (account text PRIMARY KEY, amount integer NOT NULL)")
-            yield made
-            background.run(made.client.aclose())
-            made.cache.close()
-        finally:
-            servers.kill()
+def supervised() -> Iterator[Stack]:
+    """A supervisor on servers of its own."""
+    with Stack(servers=True) as stack:
+        stack.servers.start()
+        stack.supervisor()
+        stack.servers.execute("CREATE TABLE ledger (account text PRIMARY KEY, amount integer NOT NULL)")
+        yield stack
 
 
-@pytest.fixture(autouse=True)
-def _facts(house: House) -> None:
-    """The same facts for each test, and an empty cache."""
-    house.servers.start()
-    house.execute("TRUNCATE ledger; INSERT INTO ledger VALUES ('north', 10), ('south', 20)")
-    for key in house.cache.scan_iter("gwcache:*"):
-        house.cache.delete(key)
+@pytest.fixture
+def stack(supervised: Stack) -> Stack:
+    """The same, with the same facts for each test, and no entry of the ledger."""
+    supervised.mend()
+    facts = "TRUNCATE ledger; INSERT INTO ledger VALUES ('north', 10), ('south', 20)"
+    supervised.servers.execute(facts)
+    supervised.cache.delete(KEY)
+    return supervised
 
 
-def test_a_refresh_puts_the_entry_where_readers_look(house: House) -> None:
+def refreshed(stack: Stack, variant: Variant = LEDGER) -> RefreshResult:
+    """What a refresh of that result ends in, done as a worker does it."""
+    return stack.run(refresh(stack.client, variant.report, variant.params, "manual", default_ttl=30))
+
+
+def refreshing(stack: Stack, variant: Variant) -> Process:
+    """A refresh in a process of its own, which has its lease."""
+    pairs = [f"{name}={value}" for name, value in variant.params.items()]
+    script = str(Path(refresh_once.__file__))
+    name = f"refresh-{time.monotonic_ns()}"
+    process = stack.start(sys.executable, script, variant.name, *pairs, name=name)
+    eventually("the lease", lambda: stack.cache.exists(variant.lease))
+    return process
+
+
+def stored(stack: Stack, key: str) -> bytes | None:
+    """The bytes under a key."""
+    return cast("bytes | None", stack.cache.get(key))
+
+
+def entry_at(stack: Stack, key: str) -> Entry:
+    """The entry under a key."""
+    entry = unpack(key, stored(stack, key))
+    assert isinstance(entry, Entry), entry
+    return entry
+
+
+def runs(stack: Stack, report: str) -> list[dict[str, Any]]:
+    """The recorded runs of a report, newest first."""
+    return stack.run(stack.client.runs(report, limit=100))
+
+
+def computed(stack: Stack, variant: Variant) -> Entry:
+    """What the supervisor computes for a miss."""
+    work = stack.client.compute(variant.key, variant.name, variant.params, "miss", deadline=30)
+    return stack.run(work)
+
+
+def test_a_refresh_puts_the_entry_where_readers_look(stack: Stack) -> None:
     """The entry is in Redis under gwcache:{canonical URL}; Redis drops it at its stale_until."""
     before = time.time()
-    outcome = house.refresh(sample_reports.ledger)
-    assert outcome.changed
-    entry = house.entry(LEDGER)
-    assert entry == outcome.entry
+    result = refreshed(stack)
+    assert result.changed
+    entry = entry_at(stack, "gwcache:/api/v1/analytics/ledger")
+    assert entry == result.entry
     assert before <= entry.computed_at <= time.time()
     # The ttl counts from when the result was there, its age from before the first query.
     assert entry.computed_at + 600 <= entry.fresh_until <= time.time() + 600
     assert entry.stale_until == pytest.approx(entry.fresh_until + 3600)
-    assert house.cache.pexpiretime(LEDGER) == int(entry.stale_until * 1000)
+    assert stack.cache.pexpiretime(KEY) == int(entry.stale_until * 1000)
     assert msgspec.json.decode(entry.body) == {
         "report": "ledger",
         "params": {},
@@ -131,212 +108,225 @@ def test_a_refresh_puts_the_entry_where_readers_look(house: House) -> None:
     assert entry.rows == 2
 
 
-def test_a_key_is_the_canonical_url(house: House) -> None:
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ({"word": "ö & x/y", "upto": "3"}, "numbers?upto=3&word=%C3%B6%20%26%20x%2Fy"),
+        ({"word": "", "upto": 10}, "numbers"),
+    ],
+    ids=["escaped", "defaults"],
+)
+def test_a_key_is_the_canonical_url(stack: Stack, given: dict[str, Any], url: str) -> None:
     """Parameters are sorted, defaults left out and values written in one way, whatever way they came in."""
-    house.refresh(sample_reports.numbers, word="ö & x/y", upto="3")
-    assert house.entry("gwcache:/api/v1/analytics/numbers?upto=3&word=%C3%B6%20%26%20x%2Fy").rows == 3
-    house.refresh(sample_reports.numbers, word="", upto=10)
-    assert house.entry("gwcache:/api/v1/analytics/numbers").rows == 10
+    params = sample_reports.numbers.reader.parse(given)
+    refreshed(stack, Variant(sample_reports.numbers, params))
+    assert entry_at(stack, f"gwcache:/api/v1/analytics/{url}").rows == int(given["upto"])
 
 
-def test_unchanged_rows_keep_their_digest(house: House) -> None:
+def test_unchanged_rows_keep_their_digest(stack: Stack) -> None:
     """A refresh that finds the same rows moves the times and keeps the digest, hence the ETag; new rows get a
-    new one. The supervisor, computing a miss, comes to the same digest.
+    new one. The supervisor, computing a miss, has the same digest for the same rows.
     """
-    first = house.refresh(sample_reports.ledger).entry
-    again = house.refresh(sample_reports.ledger)
+    first = refreshed(stack).entry
+    again = refreshed(stack)
     assert not again.changed
     assert again.entry.digest == first.digest
     assert again.entry.computed_at > first.computed_at
-    assert house.entry(LEDGER) == again.entry
-    house.cache.delete(LEDGER)
-    work = house.client.call("compute", report="ledger", params={}, trigger="miss")
-    computed = unpack(LEDGER, house.background.run(work))
-    assert isinstance(computed, Entry)
-    assert computed.digest == first.digest
-    house.execute("UPDATE ledger SET amount = 40 WHERE account = 'north'")
-    changed = house.refresh(sample_reports.ledger)
+    assert entry_at(stack, KEY) == again.entry
+    stack.cache.delete(KEY)
+    assert computed(stack, LEDGER).digest == first.digest
+    stack.servers.execute("UPDATE ledger SET amount = 40 WHERE account = 'north'")
+    changed = refreshed(stack)
     assert changed.changed
     assert changed.entry.digest != first.digest
 
 
-def test_a_failed_computation_leaves_the_entry_alone(house: House) -> None:
+def test_a_failed_computation_leaves_the_entry_alone(stack: Stack) -> None:
     """When a query fails, the entry in place stays as it was, byte for byte, and the run is on record."""
-    house.refresh(sample_reports.ledger)
-    before = house.stored(LEDGER)
-    house.execute("UPDATE ledger SET amount = 0 WHERE account = 'south'")
+    refreshed(stack)
+    before = stored(stack, KEY)
+    stack.servers.execute("UPDATE ledger SET amount = 0 WHERE account = 'south'")
     with pytest.raises(QueryFailed):
-        house.refresh(sample_reports.ledger)
-    assert house.stored(LEDGER) == before
-    assert house.cache.pexpiretime(LEDGER) == int(house.entry(LEDGER).stale_until * 1000)
-    newest = eventually("the run", lambda: house.runs("ledger"))[0]
-    assert newest["outcome"] == "failed"
+        refreshed(stack)
+    assert stored(stack, KEY) == before
+    assert stack.cache.pexpiretime(KEY) == int(entry_at(stack, KEY).stale_until * 1000)
+    newest = eventually("the run", lambda: _failed(runs(stack, "ledger")[0]))
     assert newest["error"].startswith("QueryFailed: ")
     assert newest["digest"] is None
-    house.execute("UPDATE ledger SET amount = 5 WHERE account = 'south'")
-    assert house.refresh(sample_reports.ledger).changed, "the lease of the failed one was not given back"
+    stack.servers.execute("UPDATE ledger SET amount = 5 WHERE account = 'south'")
+    assert refreshed(stack).changed, "the lease of the failed one was not given back"
+
+
+def _failed(run: dict[str, Any]) -> dict[str, Any] | None:
+    return run if run["outcome"] == "failed" else None
 
 
 @pytest.mark.parametrize(
     ("where", "error"), [("query", QueryFailed), ("one-of-two", QueryFailed), ("function", ComputeFailed)]
 )
-def test_nothing_is_stored_of_a_partial_result(house: House, where: str, error: type[Exception]) -> None:
-    """A report fails as a whole, when one of its queries or its function does, and stores nothing."""
+def test_nothing_is_stored_of_a_partial_result(stack: Stack, where: str, error: type[Exception]) -> None:
+    """A report fails as a unit, when one of its queries or its function does, and stores nothing."""
     with pytest.raises(error) as failed:
-        house.refresh(sample_reports.failing, where=where)
+        refreshed(stack, Variant(sample_reports.failing, {"where": where}))
     assert not cast("Any", failed.value).retryable
-    assert list(house.cache.scan_iter("gwcache:/api/v1/analytics/failing*")) == []
-    assert house.runs("failing")[0]["params"] == {"where": where}
+    assert list(stack.cache.scan_iter("gwcache:/api/v1/analytics/failing*")) == []
+    eventually("the run", lambda: runs(stack, "failing")[0]["params"] == {"where": where})
 
 
-def test_two_at_once_compute_once(house: House) -> None:
-    """While one process computes a result and keeps its lease, another one is told LeaseHeld."""
-    slow = sample_reports.slow.reader
-    lease = "holdfast:lease:" + slow.key(slow.parse({"ms": 3000}))
-    holder = house.other_process("slow", "ms=3000")
-    eventually("the lease", lambda: house.cache.exists(lease))
+def test_two_at_once_compute_once(stack: Stack) -> None:
+    """While one process computes a result and keeps its lease, another one gets LeaseHeld."""
+    variant = fresh(sample_reports.slow, ms=3000)
+    holder = refreshing(stack, variant)
     with pytest.raises(LeaseHeld):
-        house.refresh(sample_reports.slow, ms=3000)
-    lowest = eventually("the lease to age", lambda: _below(house.cache.pttl(lease), 9000))
-    eventually("the lease to be renewed", lambda: house.cache.pttl(lease) > lowest)
+        refreshed(stack, variant)
+    lowest = eventually("the lease to age", lambda: _below(stack.cache.pttl(variant.lease), 9000))
+    eventually("the lease to be renewed", lambda: stack.cache.pttl(variant.lease) > lowest)
     assert holder.wait() == 0
     assert holder.output().splitlines()[-1] == "changed"
-    assert not house.cache.exists(lease)
-    recorded = eventually("the run", lambda: house.runs("slow"))
-    assert [run["outcome"] for run in recorded if run["params"]["ms"] == 3000] == ["changed"]
+    assert not stack.cache.exists(variant.lease)
+    mine = eventually("the run", lambda: [r for r in runs(stack, "slow") if r["key"] == variant.key])
+    assert [run["outcome"] for run in mine] == ["changed"]
 
 
 def _below(milliseconds: Any, limit: int) -> int:
     return milliseconds if 0 < milliseconds < limit else 0
 
 
-def test_who_slept_through_its_lease_cannot_overwrite(house: House) -> None:
+def test_who_slept_through_its_lease_cannot_overwrite(stack: Stack) -> None:
     """A process that was stopped while another one made a newer entry fails with LeaseLost, and the newer
     entry stands.
     """
-    reader = sample_reports.slow.reader
-    key = reader.key(reader.parse({"ms": 1500}))
-    sleeper = house.other_process("slow", "ms=1500")
-    eventually("the lease", lambda: house.cache.exists("holdfast:lease:" + key))
+    variant = fresh(sample_reports.slow, ms=1500)
+    sleeper = refreshing(stack, variant)
     sleeper.signal(signal.SIGSTOP)
     # What ten seconds would do.
-    house.cache.delete("holdfast:lease:" + key)
-    house.refresh(sample_reports.slow, ms=1500)
-    newer = house.stored(key)
+    stack.cache.delete(variant.lease)
+    refreshed(stack, variant)
+    newer = stored(stack, variant.key)
     sleeper.signal(signal.SIGCONT)
     assert sleeper.wait() == 0
     assert sleeper.output().splitlines()[-1] == "LeaseLost"
-    assert house.stored(key) == newer
+    assert stored(stack, variant.key) == newer
 
 
-def test_a_token_guards_the_write_and_nothing_else_is_needed(house: House) -> None:
-    """A write needs the token of the lease as it is now: an older, another or no lease's token is refused."""
-    entry = house.refresh(sample_reports.ledger).entry
-    before = house.stored(LEDGER)
-    client, run = house.client, house.background.run
-    first = run(client.acquire(LEDGER, 5))
-    with pytest.raises(LeaseHeld):
-        run(client.acquire(LEDGER, 5))
-    run(client.release(LEDGER, first))
-    second = run(client.acquire(LEDGER, 5))
-    assert second > first
-    for token in (first, second + 1, 0):
-        with pytest.raises(LeaseLost):
-            run(client.write(entry, token))
-        with pytest.raises(LeaseLost):
-            run(client.renew(LEDGER, token, 5))
-        run(client.release(LEDGER, token))
-    assert house.stored(LEDGER) == before
-    run(client.write(msgspec.structs.replace(entry, rows=7), second))
-    assert house.entry(LEDGER).rows == 7
-    run(client.release(LEDGER, second))
-
-
-def test_what_is_no_entry_is_never_written(house: House) -> None:
-    """Bytes that are no entry, or the entry of another key, are refused even with the lease's token."""
-    house.refresh(sample_reports.numbers, upto=1)
-    other = house.stored("gwcache:/api/v1/analytics/numbers?upto=1")
-    token = house.background.run(house.client.acquire(LEDGER, 5))
-    for packed in (b"", b"rows", other):
-        with pytest.raises(QueryFailed):
-            house.background.run(house.client.call("write", key=LEDGER, packed=packed, token=token))
-    house.background.run(house.client.release(LEDGER, token))
-    assert house.stored(LEDGER) is None
-
-
-def test_runs_are_recorded_for_a_week(house: House) -> None:
-    """Each refresh is a document with trigger, duration, rows, bytes, digest and error; MongoDB drops it
-    after a week.
+@pytest.mark.parametrize("kind", ["older", "later", "none"])
+def test_a_write_needs_the_token_of_the_lease(stack: Stack, kind: str) -> None:
+    """A write, a renewal and a release need the token of the lease as it is now: with an older one, another
+    one or none, a write and a renewal are refused, and a release does nothing.
     """
-    entry = house.refresh(sample_reports.numbers, upto=34).entry
-    newest = eventually("the run", lambda: house.runs("numbers"))[0]
-    assert newest["key"] == "gwcache:/api/v1/analytics/numbers?upto=34"
-    assert newest["params"] == {"upto": 34, "word": ""}
-    assert (newest["trigger"], newest["outcome"], newest["error"]) == ("manual", "changed", None)
-    assert (newest["rows"], newest["bytes"], newest["digest"]) == (34, len(entry.body), entry.digest)
-    assert abs(newest["started_at"] - entry.computed_at) < 2
-    assert 0 < newest["duration_ms"] < 10_000
-    assert newest["pid"] > 0
+    entry = refreshed(stack).entry
+    before = stored(stack, KEY)
+    client, run = stack.client, stack.run
+    first = run(client.acquire(KEY, 30))
+    with pytest.raises(LeaseHeld):
+        run(client.acquire(KEY, 30))
+    run(client.release(KEY, first))
+    token = run(client.acquire(KEY, 30))
+    assert token > first
+    wrong = {"older": first, "later": token + 1, "none": 0}[kind]
+    with pytest.raises(LeaseLost):
+        run(client.write(entry, wrong))
+    with pytest.raises(LeaseLost):
+        run(client.renew(KEY, wrong, 30))
+    run(client.release(KEY, wrong))
+    assert stored(stack, KEY) == before
+    run(client.write(msgspec.structs.replace(entry, rows=7), token))
+    assert entry_at(stack, KEY).rows == 7
+    run(client.release(KEY, token))
 
-    async def indexes() -> dict[str, Any]:
-        async with house.servers.mongo.client() as client:
-            return dict(await client["holdfast"]["holdfast_runs"].index_information())
 
-    expiring = [i for i in asyncio.run(indexes()).values() if "expireAfterSeconds" in i]
+@pytest.mark.parametrize("kind", ["empty", "foreign", "of-another-key"])
+def test_what_is_no_entry_is_never_written(stack: Stack, kind: str) -> None:
+    """Bytes that are no entry, or the entry of another key, are refused even with the lease's token."""
+    other = fresh(sample_reports.numbers, upto=1)
+    refreshed(stack, other)
+    packed = {"empty": b"", "foreign": b"rows", "of-another-key": stored(stack, other.key)}[kind]
+    token = stack.run(stack.client.acquire(KEY, 30))
+    with pytest.raises(QueryFailed):
+        stack.run(stack.client.call("write", deadline=5, key=KEY, packed=packed, token=token))
+    stack.run(stack.client.release(KEY, token))
+    assert stored(stack, KEY) is None
+
+
+def test_a_run_is_recorded(stack: Stack) -> None:
+    """Each refresh is a document with trigger, duration, rows, bytes, digest and error."""
+    variant = fresh(sample_reports.numbers, upto=34)
+    entry = refreshed(stack, variant).entry
+    run = eventually("the run", lambda: _recorded(stack, variant))
+    assert run["params"] == variant.params
+    assert (run["trigger"], run["outcome"], run["error"]) == ("manual", "changed", None)
+    assert (run["rows"], run["bytes"], run["digest"]) == (34, len(entry.body), entry.digest)
+    assert abs(run["started_at"] - entry.computed_at) < 2
+    assert 0 < run["duration_ms"] < 10_000
+    assert run["pid"] > 0
+
+
+def _recorded(stack: Stack, variant: Variant) -> dict[str, Any] | None:
+    return next((run for run in runs(stack, variant.name) if run["key"] == variant.key), None)
+
+
+def test_runs_are_kept_for_a_week(stack: Stack) -> None:
+    """MongoDB drops a run a week after its start."""
+    indexes = stack.servers.on_mongo(lambda database: database["holdfast_runs"].index_information())
+    expiring = [i for i in indexes.values() if "expireAfterSeconds" in i]
     assert [(i["key"], i["expireAfterSeconds"]) for i in expiring] == [([("started_at", 1)], KEEP_SECONDS)]
     assert KEEP_SECONDS == 7 * 24 * 3600
 
 
-def test_an_expired_or_unusable_entry_is_as_good_as_none(house: House) -> None:
+@pytest.mark.parametrize("kind", ["empty", "older", "foreign", "pickled", "cut"])
+def test_an_unusable_entry_is_as_good_as_none(stack: Stack, kind: str) -> None:
     """Whatever stands under the key, a refresh replaces it by a fresh entry and counts that as a change."""
-    good = house.refresh(sample_reports.ledger).entry
-    for bad in (b"", b"HF\x00older", b"foreign", b"\x80\x04pickle", cast("bytes", house.stored(LEDGER))[:-1]):
-        house.cache.set(LEDGER, bad)
-        assert isinstance(house.background.run(house.client.entry(LEDGER)), Unusable)
-        assert house.refresh(sample_reports.ledger).changed
-        assert house.entry(LEDGER).digest == good.digest
-        assert house.entry(LEDGER).state(time.time()) is State.FRESH
+    good = refreshed(stack).entry
+    bad = {
+        "empty": b"",
+        "older": b"HF\x00older",
+        "foreign": b"foreign",
+        "pickled": b"\x80\x04pickle",
+        "cut": cast("bytes", stored(stack, KEY))[:-1],
+    }[kind]
+    stack.cache.set(KEY, bad)
+    assert isinstance(stack.run(stack.client.entry(KEY)), Unusable)
+    assert refreshed(stack).changed
+    assert entry_at(stack, KEY).digest == good.digest
+    assert entry_at(stack, KEY).freshness(time.time()) is Freshness.FRESH
 
 
-def test_runs_wait_for_mongodb(house: House) -> None:
+def test_runs_wait_for_mongodb(stack: Stack) -> None:
     """With MongoDB down, noticed or not, a refresh succeeds; its run is recorded when MongoDB is back."""
-    house.servers.mongo.kill()
-    unnoticed = house.refresh(sample_reports.numbers, upto=22).entry.digest
-    eventually("MongoDB to be missed", lambda: house.platform.status()["links"]["mongo"]["state"] != "up")
-    digest = house.refresh(sample_reports.numbers, upto=21).entry.digest
+    unnoticed, noticed = fresh(sample_reports.numbers), fresh(sample_reports.numbers)
+    stack.servers.mongo.kill()
+    first = refreshed(stack, unnoticed).entry.digest
+    eventually("MongoDB to be missed", lambda: stack.link_states()["mongo"] != "up")
+    second = refreshed(stack, noticed).entry.digest
     with pytest.raises(LinkDown):
-        house.runs("numbers")
-    house.servers.mongo.start()
-    up = lambda: house.platform.status()["links"]["mongo"]["state"] == "up"  # noqa: E731
-    eventually("MongoDB to be found again", up, within=10)
-    expected = [(21, digest), (22, unnoticed)]
-    eventually("both runs", lambda: [_made(run) for run in house.runs("numbers")[:2]] == expected)
+        runs(stack, "numbers")
+    stack.servers.mongo.start()
+    eventually("MongoDB to be found again", lambda: stack.link_states()["mongo"] == "up", within=10)
+    expected = [(noticed.key, second), (unnoticed.key, first)]
+    eventually("both runs", lambda: _newest_two(stack, "numbers") == expected)
 
 
-def _made(run: dict[str, Any]) -> tuple[int, str]:
-    return run["params"]["upto"], run["digest"]
+def _newest_two(stack: Stack, report: str) -> list[tuple[str, str]]:
+    return [(run["key"], run["digest"]) for run in runs(stack, report)[:2]]
 
 
-def test_a_refresh_needs_redis_and_says_so(house: House) -> None:
+def test_a_refresh_needs_redis_and_says_so(stack: Stack) -> None:
     """With Redis down a refresh fails at once, as something that may succeed later, and computes nothing; a
-    miss is computed all the same, and told as unstored.
+    miss is computed all the same, and its run is recorded as unstored.
     """
-    computed = house.platform.metric("holdfast_query_seconds_count", query="numbers.squares")
-    house.servers.valkey.kill()
-    eventually("Redis to be missed", lambda: house.platform.status()["links"]["redis"]["state"] != "up")
+    variant = fresh(sample_reports.numbers, upto=2)
+    queries = stack.metric("holdfast_query_seconds_count", query="numbers.squares")
+    stack.servers.valkey.kill()
+    eventually("Redis to be missed", lambda: stack.link_states()["redis"] != "up")
     began = time.monotonic()
     with pytest.raises(LinkDown) as down:
-        house.refresh(sample_reports.numbers, upto=2)
-    assert time.monotonic() - began < 0.5
+        refreshed(stack, variant)
+    assert took(began) < 1
     assert down.value.retryable
-    assert house.platform.metric("holdfast_query_seconds_count", query="numbers.squares") == computed
-    work = house.client.call("compute", report="numbers", params={"upto": 2}, trigger="miss")
-    found = unpack("gwcache:/api/v1/analytics/numbers?upto=2", house.background.run(work))
-    assert isinstance(found, Entry)
-    assert found.rows == 2
-    assert eventually("the run", lambda: house.runs("numbers"))[0]["outcome"] == "unstored"
-    house.servers.valkey.start()
-    up = lambda: house.platform.status()["links"]["redis"]["state"] == "up"  # noqa: E731
-    eventually("Redis to be found again", up, within=10)
-    house.refresh(sample_reports.numbers, upto=2)
-    assert house.entry("gwcache:/api/v1/analytics/numbers?upto=2").rows == 2
+    assert stack.metric("holdfast_query_seconds_count", query="numbers.squares") == queries
+    assert computed(stack, variant).rows == 2
+    eventually("the run", lambda: runs(stack, "numbers")[0]["outcome"] == "unstored")
+    stack.servers.valkey.start()
+    eventually("Redis to be found again", lambda: stack.link_states()["redis"] == "up", within=10)
+    refreshed(stack, variant)
+    assert entry_at(stack, variant.key).rows == 2

@@ -1,6 +1,6 @@
 """A process that does one refresh over the supervisor's socket, as a worker does: REPORT key=value …
 
-It prints what it came to: "changed", "unchanged", or the name of the error.
+It prints "changed", "unchanged", or the name of the error.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ async def main(name: str, pairs: list[str]) -> str:
     params = report.reader.parse(dict(pair.split("=", 1) for pair in pairs))
     client = connect()
     try:
-        outcome = await refresh(client, report, params, "manual", default_ttl=30)
+        result = await refresh(client, report, params, "manual", default_ttl=30)
     except HoldfastError as error:
         return type(error).__name__
     finally:
         await client.aclose()
-    return "changed" if outcome.changed else "unchanged"
+    return "changed" if result.changed else "unchanged"
 
 
 if __name__ == "__main__":
