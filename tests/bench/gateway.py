@@ -6,6 +6,8 @@ Each server is pinned to one core and wrk to another; they are measured in turn,
 that whatever else this machine does falls on all of them alike. Only ratios within one run mean anything.
 Beside requests/s stand the server's own CPU time per request, which a busy machine distorts less, and how
 much of its core it used: well below 100 %, the client or the machine was the limit and not the server.
+
+The same figures are written as JSON, with the commit, the machine and the versions (`--json FILE`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -23,9 +27,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 
@@ -39,13 +46,17 @@ CONNECTIONS = 64
 OURS = re.compile(r"(POSTGRES|PG|MONGO|REDIS|BROKER|JWT|GW|SUPERVISOR|FLOWER|HOLDFAST)_|REPORTS$")
 
 
+PACKAGES = ("holdfast", "granian", "uvloop", "msgspec", "redis")
+ROOT = Path(__file__).parents[2]
+
+
 class BenchError(Exception):
     """The bench cannot go on, or its figures would mean nothing."""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """What one run of wrk told, with latencies in ms, and the server's CPU time per request in µs."""
+    """What one run of wrk measured, with latencies in ms, and the server's CPU time per request in µs."""
 
     requests: int
     per_second: float
@@ -102,19 +113,11 @@ class Target:
 
 def main() -> int:
     """Measure and print; 0 when every request of every round was answered as it should be."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    options.add_argument("--rounds", type=int, default=7)
-    options.add_argument("--seconds", type=int, default=4, help="of each server in each round")
-    given = options.parse_args()
+    given = _options().parse_args()
     try:
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) < 2:
-            raise BenchError("two cores are needed: one for the server, one for wrk")
-        for tool, package in (("wrk", "wrk"), ("taskset", "util-linux")):
-            if shutil.which(tool) is None:
-                raise BenchError(f"{tool} is not here: install it with `apt-get install {package}`")
+        cores = _check_machine()
         with tempfile.TemporaryDirectory(prefix="hf-bench-") as home:
-            _bench(Path(home), cores[0], cores[1], given.rounds, given.seconds)
+            _bench(Path(home), cores, given)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -123,45 +126,61 @@ def main() -> int:
     return 0
 
 
-def _bench(home: Path, server: int, client: int, rounds: int, seconds: int) -> None:
+def _options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--seconds", type=int, default=4, help="of each server in each round")
+    options.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="where the figures go (build/bench/gateway-TIME-COMMIT.json)",
+    )
+    return options
+
+
+def _check_machine() -> tuple[int, int]:
+    """The core of the servers and that of wrk. Raises BenchError where the machine cannot do it."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise BenchError("two cores are needed: one for the server, one for wrk")
+    for tool, package in (("wrk", "wrk"), ("taskset", "util-linux")):
+        if shutil.which(tool) is None:
+            raise BenchError(f"{tool} is not here: install it with `apt-get install {package}`")
+    return cores[0], cores[1]
+
+
+def _bench(home: Path, cores: tuple[int, int], given: argparse.Namespace) -> None:
+    server, client = cores
+    began = datetime.now(UTC)
     with contextlib.ExitStack() as stack:
         print("bench: starting the servers and loading the example …", flush=True)
         targets, commands = _start(stack, home, server)
         for target in targets:
             target.check()
             _shoot(target, client, 1)
-        for number in range(1, rounds + 1):
+        for number in range(1, given.rounds + 1):
             for target in targets:
                 target.check()
-                target.shots.append(_shoot(target, client, seconds))
+                target.shots.append(_shoot(target, client, given.seconds))
                 target.check()
-            told = ", ".join(f"{t.name} {t.shots[-1].per_second:,.0f}/s" for t in targets)
-            print(f"bench: round {number} of {rounds}: {told}", flush=True)
-    _report(targets, commands, client, seconds)
+            rates = ", ".join(f"{t.name} {t.shots[-1].per_second:,.0f}/s" for t in targets)
+            print(f"bench: round {number} of {given.rounds}: {rates}", flush=True)
+    _report(targets, commands, client, given.seconds)
+    _write_json(given.json, targets, began, given.seconds)
 
 
 def _start(stack: contextlib.ExitStack, home: Path, core: int) -> tuple[list[Target], dict[str, str]]:
     """Start everything: the servers to measure, and the commands that they were started with."""
-    inherited = {name: value for name, value in os.environ.items() if not OURS.match(name)}
-    base = {**inherited, "HOLDFAST_HOME": str(home), "SUPERVISOR_PORT": str(pick_port())}
-    postgres, mongo = stack.enter_context(Postgres(home)), stack.enter_context(Mongo(home))
-    valkey = stack.enter_context(Valkey(home))
-    databases = {**base, **postgres.env(), **mongo.env()}
-    loaded = subprocess.run(
-        command("load"), env=databases, cwd=home, capture_output=True, text=True, check=False, timeout=180
-    )
-    if loaded.returncode != 0:
-        raise BenchError(f"loading the example failed: {loaded.stderr.strip()}")
     run = Runner(stack, home)
-    run("supervisor", command("supervisor"), {**databases, **valkey.env()})
-
+    base, reader = _start_behind(stack, home, run)
     pinned = ["taskset", "-c", str(core)]
     commands: dict[str, str] = {}
     secrets = {"JWT_SECRET_FILE": str(secret_file(home, "jwt_secret"))}
 
     def serve(name: str, argv: list[str], **settings: str) -> Target:
         target = Target(name, pick_port(), cached=name != "bare")
-        env = {**base, **valkey.gateway_env(), "GW_PORT": str(target.port), **settings}
+        env = {**base, **reader, "GW_PORT": str(target.port), **settings}
         target.pid = run(name.replace(" ", "-"), [*pinned, *argv], env)
         shown = [f"{key}={value}" for key, value in settings.items() if key == "GW_AUTH"]
         commands[name] = shlex.join([*shown, *pinned, "python", *argv[1:]]).replace(f"{Path.cwd()}/", "")
@@ -179,6 +198,28 @@ def _start(stack: contextlib.ExitStack, home: Path, core: int) -> tuple[list[Tar
     bare = serve("bare", [sys.executable, here], GW_AUTH="off", BENCH_BODY=str(body))
     print(f"bench: {PATH} is {body.stat().st_size:,} bytes", flush=True)
     return [bare, gateway, guarded], commands
+
+
+def _start_behind(
+    stack: contextlib.ExitStack, home: Path, run: Runner
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Start the loaded databases, the cache and the supervisor.
+
+    Returns:
+        The environment of every process, and the settings with which a gateway reads the cache.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not OURS.match(name)}
+    base = {**inherited, "HOLDFAST_HOME": str(home), "SUPERVISOR_PORT": str(pick_port())}
+    postgres, mongo = stack.enter_context(Postgres(home)), stack.enter_context(Mongo(home))
+    valkey = stack.enter_context(Valkey(home))
+    databases = {**base, **postgres.env(), **mongo.env()}
+    loaded = subprocess.run(
+        command("load"), env=databases, cwd=home, capture_output=True, text=True, check=False, timeout=180
+    )
+    if loaded.returncode != 0:
+        raise BenchError(f"loading the example failed: {loaded.stderr.strip()}")
+    run("supervisor", command("supervisor"), {**databases, **valkey.env()})
+    return base, valkey.gateway_env()
 
 
 def _token(base: Mapping[str, str], secrets: Mapping[str, str], home: Path) -> str:
@@ -263,15 +304,11 @@ def _report(targets: list[Target], commands: Mapping[str, str], core: int, secon
     columns = ("requests/s", "lowest", "highest", "p50 ms", "p99 ms", "CPU µs", "core %", "of bare", "by CPU")
     print("".join([f"\n{'':16}", *(f"{column:>10}" for column in columns)]))
     for target in targets:
-        shots = target.shots
-        rates = [shot.per_second for shot in shots]
-        # Paired by round, so that a slow moment of the machine is on both sides.
-        shares = [shot.per_second / other.per_second for shot, other in zip(shots, bare, strict=True)]
-        by_cpu = [other.cpu / shot.cpu for shot, other in zip(shots, bare, strict=True)]
-        cells = [f"{figure:,.0f}" for figure in (median(rates), min(rates), max(rates))]
-        cells += [f"{median(getattr(shot, name) for shot in shots):.2f}" for name in ("p50", "p99", "cpu")]
-        cells.append(f"{median(shot.cpu * shot.per_second for shot in shots) / 1e4:.0f}")
-        cells += [f"{median(share):.3f}" for share in (shares, by_cpu)]
+        figures = _figures(target.shots, bare)
+        cells = [f"{figures[name]:,.0f}" for name in ("per_second", "lowest", "highest")]
+        cells += [f"{figures[name]:.2f}" for name in ("p50_ms", "p99_ms", "cpu_us")]
+        cells.append(f"{figures['core_percent']:.0f}")
+        cells += [f"{figures[name]:.3f}" for name in ("of_bare", "of_bare_by_cpu")]
         print("".join([f"{target.name:16}", *(f"{cell:>10}" for cell in cells)]))
     total = sum(shot.requests for target in targets for shot in target.shots)
     print(f"\nMedians of {len(bare)} rounds; {total:,} requests, every one answered 2xx.")
@@ -280,6 +317,63 @@ def _report(targets: list[Target], commands: Mapping[str, str], core: int, secon
         if target.token:
             wrk = wrk.replace(target.token, "…")
         print(f"\n{target.name}:\n  {commands[target.name]}\n  {wrk}")
+
+
+def _figures(shots: list[Shot], bare: list[Shot]) -> dict[str, float]:
+    """The medians over the rounds, and the ratios to the bare application."""
+    rates = [shot.per_second for shot in shots]
+    # Paired by round, so that a slow moment of the machine is on both sides.
+    pairs = list(zip(shots, bare, strict=True))
+    return {
+        "per_second": median(rates),
+        "lowest": min(rates),
+        "highest": max(rates),
+        "p50_ms": median(shot.p50 for shot in shots),
+        "p99_ms": median(shot.p99 for shot in shots),
+        "cpu_us": median(shot.cpu for shot in shots),
+        "core_percent": median(shot.cpu * shot.per_second for shot in shots) / 1e4,
+        "of_bare": median(shot.per_second / other.per_second for shot, other in pairs),
+        "of_bare_by_cpu": median(other.cpu / shot.cpu for shot, other in pairs),
+    }
+
+
+def _write_json(file: Path | None, targets: list[Target], began: datetime, seconds: int) -> None:
+    commit = _git("describe", "--always", "--dirty", "--abbrev=12")
+    if file is None:
+        file = ROOT / "build" / "bench" / f"gateway-{began:%Y%m%dT%H%M%SZ}-{commit}.json"
+    bare = targets[0].shots
+    document = {
+        "bench": "gateway",
+        "began": began.isoformat(timespec="seconds"),
+        "commit": commit,
+        "machine": machine(),
+        "load": {"path": PATH, "connections": CONNECTIONS, "seconds": seconds, "rounds": len(bare)},
+        "targets": {
+            target.name: {**_figures(target.shots, bare), "rounds": [asdict(shot) for shot in target.shots]}
+            for target in targets
+        },
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print(f"\nThe figures are in {os.path.relpath(file)}")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on: processor, cores, kernel, Python and the packages on the hot path."""
+    with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _git(*arguments: str) -> str:
+    ran = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return ran.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":
