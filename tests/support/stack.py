@@ -9,6 +9,7 @@ test failed.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,8 @@ T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 SAMPLES = "tests.support.sample_reports"
 CLI = (sys.executable, "-m", "holdfast.cli")
+MEASURES_COVERAGE = "COVERAGE_PROCESS_CONFIG" in os.environ
+"""Whether this is `make coverage`: a process that is killed writes no figures, so it is stopped first."""
 
 
 class Stack:
@@ -76,6 +79,8 @@ class Stack:
 
     def _kill_processes(self) -> None:
         for process in reversed(self.processes):
+            if MEASURES_COVERAGE:
+                process.stop()
             process.kill()
 
     # Places and settings.
@@ -141,6 +146,11 @@ class Stack:
         if until:
             self.answers(self._supervisor, self.port(), until)
         return self._supervisor
+
+    def end_supervisor(self) -> None:
+        """SIGTERM to the supervisor, if it runs."""
+        if self._supervisor is not None and self._supervisor.running:
+            assert self._supervisor.terminate() == 0, self._supervisor.output()
 
     def gateway(self, name: str = "gateway", *, until: str = "", **settings: str) -> Gateway:
         """Start a gateway of that name, on a port of its own; returns once it answers 200 there."""
