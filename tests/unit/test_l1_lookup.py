@@ -407,7 +407,7 @@ def test_a_lost_supervisor_is_probed(error: Any, suspected: bool) -> None:
 
 
 def test_redis_that_fails_is_a_third_outcome() -> None:
-    """While Redis fails, memory is trusted for a second at a time and within its times; misses are computed."""
+    """While Redis fails, memory is trusted for a second at a time within its times; misses are computed."""
 
     async def scenario(world: World) -> None:
         world.store(world.entry(1))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -184,7 +184,7 @@ async def _leased(backend: Backend, key: str, token: int | None) -> AsyncIterato
         yield
         return
     try:
-        async with _cancelled_when_lost(_renew(backend, key, token)):
+        async with _cancelled_when_lost(lambda: _renew(backend, key, token)):
             yield
     finally:
         with contextlib.suppress(HoldfastError):
@@ -209,12 +209,14 @@ async def _renew(backend: Backend, key: str, token: int) -> HoldfastError:
 
 
 @contextlib.asynccontextmanager
-async def _cancelled_when_lost(renewal: Coroutine[None, None, HoldfastError]) -> AsyncIterator[None]:
+async def _cancelled_when_lost(
+    renew: Callable[[], Coroutine[None, None, HoldfastError]],
+) -> AsyncIterator[None]:
     body = asyncio.current_task()
     assert body is not None  # noqa: S101 - a coroutine always runs in a task
 
     async def watch() -> HoldfastError:
-        error = await renewal
+        error = await renew()
         # In the same step as the end of the renewal: a cancellation that came later could hit what follows
         # the body.
         body.cancel()
