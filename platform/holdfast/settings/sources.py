@@ -10,11 +10,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, get_origin
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from holdfast.errors import SettingsError
@@ -65,6 +73,10 @@ def _dotenv(path: Path) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+_given: ContextVar[Mapping[str, str] | None] = ContextVar("given", default=None)
+"""The variables that `Settings.load` was given, while it runs; None for the environment."""
+
+
 class _Files(PydanticBaseSettingsSource):
     """The one source: variables by their alias, each replaced by its `_FILE` where it may have one."""
 
@@ -73,7 +85,8 @@ class _Files(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        variables = environment()
+        given = _given.get()
+        variables = environment() if given is None else given
         secret: frozenset[str] = getattr(self.settings_cls, "_may_be_files", frozenset())
         for field in self.settings_cls.model_fields.values():
             name = str(field.alias)
@@ -110,6 +123,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, populate_by_name=True)
     _may_be_files: ClassVar[frozenset[str]] = frozenset()
+    _given: Mapping[str, str] | None = PrivateAttr(None)
+
+    def model_post_init(self, _context: object, /) -> None:
+        """Remember where it was read from, for settings that complete it later."""
+        self._given = _given.get()
 
     @classmethod
     def settings_customise_sources(
@@ -130,16 +148,19 @@ class Settings(BaseSettings):
         return value
 
     @classmethod
-    def load(cls) -> Self:
-        """Read this class's variables.
+    def load(cls, given: Mapping[str, str] | None = None) -> Self:
+        """Read this class's variables: from those given, or else from the environment and its files.
 
         Raises:
             SettingsError: one line per wrong variable: its name and what it must be, never its content.
         """
+        token = _given.set(given)
         try:
             return cls()
         except ValidationError as error:
             raise SettingsError("\n".join(sorted(_explain(e) for e in error.errors()))) from None
+        finally:
+            _given.reset(token)
 
 
 def _explain(error: Mapping[str, Any]) -> str:
