@@ -10,7 +10,7 @@ const secret = (name) => readFileSync(process.env[name], "utf8").trim();
 // A member that was never initiated is found by a direct connection only.
 const url = `mongodb://root:${secret("MONGO_ROOT_PASSWORD_FILE")}@${HOST}/admin?directConnection=true`;
 
-// On its very first start the image makes `root` on a server that listens to nobody else, then starts anew.
+// On its very first start the image makes `root` on a server that accepts no other client, then starts again.
 function connected(tries) {
   try {
     return connect(`${url}&serverSelectionTimeoutMS=2000`);

@@ -372,7 +372,8 @@ def machine() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
-    ran = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [shutil.which("git") or "git", *arguments]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return ran.stdout.strip() or "unknown"
 
 
