@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.conftest import eventually
-from tests.integration.processes import Platform
+from tests.support.process import Process
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
-from holdfast.embedded import Valkey
+AWAY = "cannot be reached"
+SENT = "Sending due task"
 
 
 @pytest.fixture
-def broker(short_home: Path) -> Iterator[Valkey]:
-    """A Valkey of this test's own."""
-    server = Valkey(short_home)
-    yield server
-    server.kill()
+def stack() -> Iterator[Stack]:
+    """A stack whose Valkey has its files and does not run."""
+    with Stack(servers=True) as made:
+        made.servers.valkey.prepare()
+        yield made
 
 
-def test_beat_outlives_its_redis(broker: Valkey) -> None:
+def test_beat_outlives_its_redis(stack: Stack) -> None:
     """Beat starts while Redis is down, sends what is due once it is up, goes on through a crash of Redis
-    that empties it, and ends at once when told to.
+    that empties it, and ends at once when it has to.
     """
-    broker.prepare()
-    with Platform(**broker.broker_env()) as platform:
-        beat = platform.start("beat")
-        eventually("beat to say that Redis is away", lambda: "cannot be reached" in beat.output(), within=20)
-        broker.start()
-        eventually("a message of beat", lambda: beat.output().count("Sending due task") > 0, within=20)
-        broker.kill()
-        for file in (broker.data / "appendonlydir").glob("*"):
-            file.unlink()
-        eventually("beat to miss Redis", lambda: beat.output().count("cannot be reached") > 3, within=20)
-        sent = beat.output().count("Sending due task")
-        broker.start()
-        eventually(
-            "a message after the crash", lambda: beat.output().count("Sending due task") > sent, within=20
-        )
-        assert beat.running
-        broker.kill()
-        eventually("beat to miss Redis again", lambda: "cannot" in beat.output().splitlines()[-1], within=20)
-        assert beat.terminate(within=10) == 0
+    broker = stack.servers.valkey
+    beat = stack.beat()
+    eventually("beat to say that Redis is away", lambda: AWAY in beat.output(), within=20)
+    broker.start()
+    eventually("a message of beat", lambda: _count(beat, SENT) > 0, within=20)
+    broker.kill()
+    for file in (broker.data / "appendonlydir").glob("*"):
+        file.unlink()
+    missed = _count(beat, AWAY)
+    eventually("beat to miss Redis", lambda: _count(beat, AWAY) > missed + 1, within=20)
+    sent = _count(beat, SENT)
+    broker.start()
+    eventually("a message after the crash", lambda: _count(beat, SENT) > sent, within=20)
+    assert beat.running
+    broker.kill()
+    eventually("beat to miss Redis again", lambda: "cannot" in beat.output().splitlines()[-1], within=20)
+    assert beat.terminate(within=10) == 0
+
+
+def _count(beat: Process, words: str) -> int:
+    return beat.output().count(words)

@@ -7,160 +7,163 @@ import contextlib
 import time
 
 import httpx
-from tests.conftest import eventually, free_port
-from tests.integration.processes import gone, took
-from tests.integration.town import ANALYTICS, FEW, Town, answered, bearer, problem
+import pytest
+from redis import Redis
+from tests.support.http import ANALYTICS, SOON, Gateway, bearer, problem
+from tests.support.process import gone
+from tests.support.sample_reports import brief, numbers, slow
+from tests.support.stack import Stack
+from tests.support.variants import fresh
+from tests.support.waiting import eventually, took
 
 
-def test_who_cannot_start_says_so_in_a_line(town: Town) -> None:
+@pytest.mark.parametrize(
+    ("variable", "words", "settings"),
+    [
+        ("GW_AUTH", "loopback", {"GW_AUTH": "off", "GW_HOST": "0.0.0.0"}),  # noqa: S104
+        ("GW_PORT", "{open}", {"GW_AUTH": "off", "GW_PORT": "{open}"}),
+        ("JWT_SECRET", "JWT_SECRET_FILE", {}),
+        ("JWT_SECRET", "32", {"JWT_SECRET": "short-secret"}),
+    ],
+    ids=["open-beyond-loopback", "taken", "absent", "short"],
+)
+def test_who_cannot_start_says_so_in_a_line(
+    gateways: Stack, variable: str, words: str, settings: dict[str, str]
+) -> None:
     """GW_AUTH=off beyond loopback, a port that is taken, and an absent or short JWT_SECRET are refused at the
     start, each in one line that names the variable and shows no secret.
     """
-    cases: dict[str, tuple[str, str, dict[str, str]]] = {
-        "beyond": ("GW_AUTH: ", "loopback", {"GW_AUTH": "off", "GW_HOST": "0.0.0.0"}),  # noqa: S104
-        "taken": ("GW_PORT: ", str(town.open_port), {"GW_AUTH": "off", "GW_PORT": str(town.open_port)}),
-        "absent": ("JWT_SECRET: ", "JWT_SECRET_FILE", {}),
-        "short": ("JWT_SECRET: ", "32", {"JWT_SECRET": "short-secret"}),
-    }
-    started = {
-        name: town.platform.start("gateway", name=name, **{"GW_PORT": str(free_port()), **settings})
-        for name, (_, _, settings) in cases.items()
-    }
-    for name, (variable, words, _) in cases.items():
-        line = town.platform.refused(started[name])
-        assert line.startswith(variable)
-        assert words in line
-        assert "short-secret" not in line
+    taken = gateways.gateways["open"]
+    gateways.answers(taken.process, taken.port, "livez")
+    given = {name: value.format(open=taken.port) for name, value in settings.items()}
+    port = str(gateways.port("GW_PORT of one that cannot start"))
+    line = gateways.start("gateway", name="refused", **{"GW_PORT": port, **given}).refusal()
+    assert line.startswith(f"{variable}: ")
+    assert words.format(open=taken.port) in line
+    assert "short-secret" not in line
 
 
-def test_a_killed_gateway_worker_is_replaced(town: Town) -> None:
+def test_a_killed_gateway_worker_is_replaced(stack: Stack, gateway: Gateway) -> None:
     """After kill -9 of the gateway's worker another one answers within 10 s, from what is in Redis."""
-    town.get("numbers?upto=2")
-    computed = town.computed("numbers")
-    workers = [process for process in town.open_gateway.family() if process.pid != town.open_gateway.pid]
-    for worker in workers:
-        worker.kill()
-    answer = eventually("an answer", lambda: _reached(town, "numbers?upto=2"), within=10)
+    target = fresh(numbers).target
+    gateway.get(target)
+    runs = stack.runs("numbers")
+    for worker in gateway.process.family():
+        if worker.pid != gateway.process.pid:
+            worker.kill()
+    answer = eventually("an answer", lambda: _reached(gateway, target), within=10)
     assert (answer.status_code, answer.headers["x-cache"]) == (200, "HIT")
-    assert town.computed("numbers") == computed
-    assert town.open_gateway.running
+    assert stack.runs("numbers") == runs
+    assert gateway.process.running
 
 
-def _reached(town: Town, target: str) -> httpx.Response | None:
+def _reached(gateway: Gateway, target: str) -> httpx.Response | None:
     with contextlib.suppress(httpx.TransportError):
-        answer = town.get(target)
+        answer = gateway.get(target)
         return answer if answer.status_code == 200 else None
     return None
 
 
-def test_it_goes_on_without_postgres(town: Town) -> None:
+def test_it_goes_on_without_postgres(stack: Stack, gateway: Gateway) -> None:
     """With Postgres killed, what is warm is answered 200, fresh or stale, and what is not is 503 with
     Retry-After; it is computed again within 10 s of Postgres' return.
     """
-    town.get("numbers?upto=2")
-    town.get("brief?upto=2")
-    town.servers.postgres.kill()
-    assert town.timed("numbers?upto=2").headers["x-cache"] == "HIT"
-    answer = town.timed("numbers?upto=31")
-    problem(answer, 503)
-    eventually("the link to be down", lambda: town.states()["postgres"] != "up", within=3)
-    answer = town.timed("numbers?upto=31")
+    warm, short, cold = fresh(numbers).target, fresh(brief).target, fresh(numbers).target
+    gateway.get(warm)
+    gateway.get(short)
+    stack.servers.postgres.kill()
+    assert gateway.get_soon(warm).headers["x-cache"] == "HIT"
+    problem(gateway.get_soon(cold), 503)
+    eventually("the link to be down", lambda: stack.link_states()["postgres"] != "up", within=3)
+    answer = gateway.get_soon(cold)
     assert "Postgres is down" in problem(answer, 503)["detail"]
     assert 1 <= int(answer.headers["retry-after"]) <= 10
-    stale = eventually("it to be stale", lambda: answered(town, "brief?upto=2", "STALE"))
-    assert stale.elapsed.total_seconds() < FEW
-    assert town.timed("numbers?upto=2").headers["x-cache"] == "HIT"
-    town.servers.postgres.start()
-    eventually("it to be computed", lambda: town.get("numbers?upto=31").status_code == 200, within=10)
-    renewed = eventually("the stale one to be renewed", lambda: answered(town, "brief?upto=2", "HIT"))
+    stale = eventually("it to be stale", lambda: gateway.get_as("STALE", short))
+    assert stale.elapsed.total_seconds() < SOON
+    assert gateway.get_soon(warm).headers["x-cache"] == "HIT"
+    stack.servers.postgres.start()
+    eventually("it to be computed", lambda: gateway.get(cold).status_code == 200, within=10)
+    renewed = eventually("the stale one to be renewed", lambda: gateway.get_as("HIT", short))
     assert renewed.json()["as_of"] > stale.json()["as_of"]
 
 
-def test_it_goes_on_without_redis(town: Town) -> None:
+def test_it_goes_on_without_redis(stack: Stack, gateway: Gateway, cache: Redis) -> None:
     """With Redis killed, what is in memory is answered as before, and misses are computed and kept in memory;
     Redis is used again within 10 s of its return.
     """
-    warm = town.get("numbers?upto=2").content
-    town.servers.valkey.kill()
-    for _ in range(3):
-        answer = town.timed("numbers?upto=2")
-        assert (answer.status_code, answer.content) == (200, warm)
-    computed = town.computed("numbers")
-    miss = eventually("a miss to be computed", lambda: _computed(town, "numbers?upto=32"), within=4)
-    assert miss.headers["x-cache"] == "MISS"
-    assert town.timed("numbers?upto=32").headers["x-cache"] == "HIT"
-    eventually("the gateway to know", lambda: town.counted("holdfast_link_up", link="redis") == 0, within=4)
-    assert town.timed("numbers?upto=33").headers["x-cache"] == "MISS"
-    assert town.timed("numbers?upto=33").headers["x-cache"] == "HIT"
-    assert town.computed("numbers") == computed + 2
-    assert town.timed("numbers?upto=2").headers["x-cache"] == "HIT"
-    town.servers.valkey.start()
+    warm, miss, next_miss = fresh(numbers).target, fresh(numbers).target, fresh(numbers).target
+    body = gateway.get(warm).content
+    runs = stack.runs("numbers")
+    stack.servers.valkey.kill()
+    answers = [gateway.get_soon(warm) for _ in range(3)]
+    assert [(answer.status_code, answer.content) for answer in answers] == [(200, body)] * 3
+    computed = eventually("a miss to be computed", lambda: _computed(gateway, miss), within=4)
+    assert computed.headers["x-cache"] == "MISS"
+    assert gateway.get_soon(miss).headers["x-cache"] == "HIT"
+    eventually("the gateway to know", lambda: not gateway.metric("holdfast_link_up", link="redis"), within=4)
+    assert gateway.get_soon(next_miss).headers["x-cache"] == "MISS"
+    assert gateway.get_soon(next_miss).headers["x-cache"] == "HIT"
+    assert stack.runs("numbers") == runs + 2
+    assert gateway.get_soon(warm).headers["x-cache"] == "HIT"
+    stack.servers.valkey.start()
     began = time.monotonic()
-    town.mend()
+    stack.mend()
     assert took(began) < 10
-    town.get("numbers?upto=36")
-    assert town.cache.exists(f"gwcache:{ANALYTICS}/numbers?upto=36")
+    after = fresh(numbers)
+    gateway.get(after.target)
+    assert cache.exists(after.key)
 
 
-def _computed(town: Town, target: str) -> httpx.Response | None:
-    answer = town.timed(target)
+def _computed(gateway: Gateway, target: str) -> httpx.Response | None:
+    answer = gateway.get_soon(target)
     assert answer.status_code in {200, 503}, answer.text
     return answer if answer.status_code == 200 else None
 
 
-def test_it_goes_on_without_the_supervisor(town: Town) -> None:
+def test_it_goes_on_without_the_supervisor(stack: Stack, gateway: Gateway, closed: Gateway) -> None:
     """With the supervisor killed, what is warm (in memory or in Redis, fresh or stale) is answered 200 and
     what is not is 503 with Retry-After, all within 2 s, also what was being computed at that moment; it is
     used again within 10 s of its return.
     """
-    town.get("numbers?upto=2")
-    town.get("brief?upto=4")
-    params = {"upto": 40, "word": ""}
-    town.on_the_socket(lambda c: c.call("compute", report="numbers", params=params, trigger="schedule"))
-
-    async def ask() -> httpx.Response:
-        target = f"{ANALYTICS}/slow?ms=9000"
-        return await asyncio.to_thread(town.closed.get, target, headers=bearer())
-
-    waiting = town.background.start(ask())
-    eventually("the query", lambda: town.platform.status()["links"]["postgres"]["pool"]["in_use"] == 1)
-    town.supervisor.kill()
-    problem(waiting.result(FEW), 503)
+    warm, short, cold, stored = fresh(numbers), fresh(brief), fresh(numbers), fresh(numbers)
+    gateway.get(warm.target)
+    gateway.get(short.target)
+    stack.run(stack.client.compute(stored.key, stored.name, stored.params, "schedule", deadline=30))
+    path = fresh(slow, ms=9000).path
+    waiting = stack.background.start(asyncio.to_thread(closed.http.get, path, headers=bearer()))
+    eventually("the query", lambda: stack.servers.sleeping() == 1)
+    stack.supervisor().kill()
+    problem(waiting.result(SOON), 503)
     for _ in range(5):
-        answer = town.timed("numbers?upto=41")
+        answer = gateway.get_soon(cold.target)
         problem(answer, 503)
         assert int(answer.headers["retry-after"]) >= 1
-        assert town.timed("numbers?upto=2").headers["x-cache"] == "HIT"
-    assert town.timed("numbers?upto=40").headers["x-cache"] == "HIT"
-    eventually("it to be stale", lambda: answered(town, "brief?upto=4", "STALE"))
-    problem(town.get("none"), 404)
-    problem(town.get("numbers?upto=0"), 422)
-    assert town.http.get("/livez").status_code == 200
-    assert town.http.get("/readyz").status_code == 200
-    town.mend()
-    eventually("it to be computed", lambda: town.get("numbers?upto=41").status_code == 200, within=10)
+        assert gateway.get_soon(warm.target).headers["x-cache"] == "HIT"
+    assert gateway.get_soon(stored.target).headers["x-cache"] == "HIT"
+    eventually("it to be stale", lambda: gateway.get_as("STALE", short.target))
+    problem(gateway.get("none"), 404)
+    problem(gateway.get("numbers?upto=0"), 422)
+    assert gateway.http.get("/livez").status_code == 200
+    assert gateway.http.get("/readyz").status_code == 200
+    stack.mend()
+    eventually("it to be computed", lambda: gateway.get(cold.target).status_code == 200, within=10)
 
 
-def test_it_starts_with_everything_down_and_heals(town_of_the_module: Town) -> None:
+def test_it_starts_with_everything_down_and_heals(stack: Stack) -> None:
     """With no Redis and no supervisor it starts, is alive and not ready, and says 503; when they appear it
     becomes ready and answers, by itself.
     """
-    town = town_of_the_module
-    town.supervisor.kill()
-    town.servers.kill()
-    port = free_port()
-    gateway = town.gateway("cold", port, GW_AUTH="off")
-    town.platform.answers(gateway, port, "livez")
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5) as client:
-        assert client.get("/livez").status_code == 200
-        assert client.get("/readyz").status_code == 503
-        for path in (f"{ANALYTICS}/numbers", ANALYTICS):
-            answer = client.get(path)
-            problem(answer, 503)
-            assert int(answer.headers["retry-after"]) >= 1
-        town.mend()
-        eventually("it to be ready", lambda: client.get("/readyz").status_code == 200, within=10)
-        eventually("an answer", lambda: client.get(f"{ANALYTICS}/numbers?upto=3").status_code == 200)
-        pids = [process.pid for process in gateway.family()]
-        assert gateway.terminate() == 0
+    stack.supervisor().kill()
+    stack.servers.kill()
+    cold = stack.gateway("cold", until="livez", GW_AUTH="off")
+    assert cold.http.get("/readyz").status_code == 503
+    for path in (f"{ANALYTICS}/numbers", ANALYTICS):
+        answer = cold.http.get(path)
+        problem(answer, 503)
+        assert int(answer.headers["retry-after"]) >= 1
+    stack.mend()
+    eventually("it to be ready", lambda: cold.http.get("/readyz").status_code == 200, within=10)
+    eventually("an answer", lambda: cold.get("numbers?upto=3").status_code == 200)
+    pids = [process.pid for process in cold.process.family()]
+    stack.end_gateway("cold")
     gone(pids)

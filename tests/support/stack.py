@@ -163,6 +163,11 @@ class Stack:
             self.answers(process, port, until)
         return gateway
 
+    def end_gateway(self, name: str) -> None:
+        """SIGTERM to a gateway, which ends with 0 and is forgotten."""
+        gateway = self.gateways.pop(name)
+        assert gateway.process.terminate() == 0, gateway.process.output()
+
     def worker(self, *arguments: str, **settings: str) -> Process:
         """Start `holdfast worker` on the broker of the servers."""
         return self.start("worker", *arguments, **{**self._broker, **settings})
