@@ -37,7 +37,9 @@ from typing import Any
 import psutil
 
 from holdfast.embedded import Mongo, Postgres, Valkey
-from holdfast.processes.files import open_log, pick_port, secret_file
+from holdfast.embedded.secrets import secret_file
+from holdfast.processes.files import open_log
+from holdfast.processes.ports import pick_port
 from holdfast.processes.programs import command
 from holdfast.processes.spawn import die_with_parent
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import SettingsError
-from holdfast.processes.files import LocalError, pick_port
+from holdfast.errors import LocalError, SettingsError
+from holdfast.processes.ports import pick_port
 from holdfast.up.plan import PROCESSES, STOP_ORDER, Plan, make_plan
 
 KEPT = ("PATH", "HOME", "TMPDIR", "LANG")

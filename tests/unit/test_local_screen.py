@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.cli import status
-from holdfast.processes.files import pick_port
+from holdfast.processes.ports import pick_port
 from holdfast.up.instance import Instance
 from holdfast.up.screen import Answer, describe, excerpt, fetch, fetch_until_hit
 

@@ -6,6 +6,5 @@ from holdfast.embedded.mongo import Mongo
 from holdfast.embedded.postgres import Postgres
 from holdfast.embedded.server import Server
 from holdfast.embedded.valkey import Valkey
-from holdfast.processes.files import LocalError
 
-__all__ = ["LocalError", "Mongo", "Postgres", "Server", "Valkey"]
+__all__ = ["Mongo", "Postgres", "Server", "Valkey"]

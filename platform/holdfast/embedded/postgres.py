@@ -21,8 +21,10 @@ import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
+from holdfast.embedded.secrets import read_secret, secret_file
 from holdfast.embedded.server import Server
-from holdfast.processes.files import LocalError, read_secret, secret_file, write_atomic
+from holdfast.errors import LocalError
+from holdfast.processes.files import write_atomic
 from holdfast.processes.spawn import die_with_parent
 
 USER = "holdfast"

@@ -21,15 +21,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from holdfast.processes.files import (
-    LocalError,
-    claim_port,
-    log_path,
-    log_tail,
-    private_folder,
-    remembered_port,
-)
-from holdfast.processes.spawn import spawn, try_lock
+from holdfast.embedded.ports import claim_port, remembered_port
+from holdfast.errors import LocalError
+from holdfast.processes.files import log_path, log_tail, private_folder
+from holdfast.processes.locks import try_lock
+from holdfast.processes.spawn import spawn
 
 _POLL = 0.03
 _POLL_CAP = 0.25
@@ -157,7 +153,7 @@ class Server(ABC):
 
     def _await_lock(self, timeout: float) -> int:
         deadline = time.monotonic() + timeout
-        while (lock := try_lock(self.home, self.name)) is None:
+        while (lock := try_lock(self.home / "run" / f"{self.name}.lock")) is None:
             if time.monotonic() > deadline:
                 raise LocalError(f"{self.name} still runs on {self.home}: stop that one first")
             time.sleep(_POLL)

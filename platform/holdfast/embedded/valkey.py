@@ -14,8 +14,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from holdfast.embedded.secrets import read_secret, secret_file
 from holdfast.embedded.server import Server
-from holdfast.processes.files import LocalError, private_folder, read_secret, secret_file, write_atomic
+from holdfast.errors import LocalError
+from holdfast.processes.files import private_folder, write_atomic
 from holdfast.processes.spawn import die_with_parent
 
 if TYPE_CHECKING:

@@ -1,6 +1,8 @@
-"""One process at a time: a lock on a file that says who holds it.
+"""One process at a time: locks on files.
 
-The lock is the kernel's (flock), so it ends with its holder; that the file exists means nothing.
+A lock is the kernel's (flock), so it ends with its holder; that the file exists means nothing. `hold` is a
+lock that says who holds it. `try_lock` is one that a child inherits: it lasts until the last process that
+inherited it is gone.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from holdfast.processes.files import private_folder
 
 
 class LockHeld(Exception):
@@ -50,6 +54,22 @@ def holder(path: Path) -> int | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def try_lock(path: Path) -> int | None:
+    """A descriptor that holds the lock at that path, or None while another holds it.
+
+    A child that inherits the descriptor holds the lock too, so two servers never share a data folder, even
+    when the parent of the first one was killed.
+    """
+    private_folder(path.parent)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _lock(descriptor, fcntl.LOCK_EX)
+    except LockHeld:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _lock(descriptor: int, kind: int) -> None:

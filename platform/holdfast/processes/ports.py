@@ -1,10 +1,19 @@
-"""TCP ports: taking one, with an error that names the setting to change."""
+"""TCP ports: taking one, with an error that names the setting to change, and picking a free one."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import functools
+import os
+import random
 import socket
+import tempfile
+from pathlib import Path
 
-from holdfast.errors import SettingsError
+from holdfast.errors import LocalError, SettingsError
+
+_PORTS = range(20_000, 32_000)
 
 
 def bind(variable: str, host: str, port: int) -> socket.socket:
@@ -22,3 +31,60 @@ def bind(variable: str, host: str, port: int) -> socket.socket:
         reason = error.strerror or type(error).__name__
         raise SettingsError(f"{variable}: {host}:{port} cannot be used ({reason}); set another") from None
     return listener
+
+
+def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server could listen on `host:port` now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def pick_port(rng: random.Random | None = None) -> int:
+    """A free port of 127.0.0.1, which is given to nobody else while this process lives.
+
+    It lies below the range from which kernels take the source ports of outgoing connections: one of those
+    could otherwise use the port of a server that is being restarted. Between picking a port and listening
+    on it there is time in which another process could pick it too, so a record lock (fcntl(2)) on one file
+    of this user reserves it.
+
+    Raises:
+        LocalError: none is free.
+    """
+    rng = rng or random.SystemRandom()
+    for _ in range(200):
+        port = rng.choice(_PORTS)
+        if _reserve(port) and port_is_free(port):
+            return port
+    raise LocalError(
+        "no free port found on 127.0.0.1 between 20000 and 32000; stop something that listens there"
+    )
+
+
+def _reserve(port: int) -> bool:
+    descriptor, reserved = _reservations()
+    if port in reserved:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    reserved.add(port)
+    return True
+
+
+@functools.cache
+def _reservations() -> tuple[int, set[int]]:
+    """The file whose byte N is locked by the process that has port N, and the ports of this process.
+
+    It stays open: closing any descriptor of it would end every lock that this process has on it.
+    """
+    path = Path(tempfile.gettempdir()) / f"holdfast-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), set()

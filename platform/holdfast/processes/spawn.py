@@ -1,5 +1,4 @@
-"""How a process is started here: in a session of its own, with its output in a log, dying with its
-parent.
+"""How a process is started: in a session of its own, with its output in a log, ending with its parent.
 
 Two races are handled. A parent that is killed with SIGKILL cannot stop its children, so the kernel
 signals them (PR_SET_PDEATHSIG, Linux only). That signal is sent when the *thread* which started the
@@ -10,7 +9,6 @@ process.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import os
 import shutil
@@ -21,7 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from holdfast.processes.files import open_log, private_folder
+from holdfast.processes.files import open_log
 
 _TRAMPOLINE = (
     "import ctypes, os, sys;"
@@ -39,26 +37,10 @@ def die_with_parent(stop_signal: signal.Signals) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _TRAMPOLINE, str(int(stop_signal))]
 
 
-def try_lock(home: Path, name: str) -> int | None:
-    """Return a descriptor that holds `home/run/<name>.lock`, or None while another holds it.
-
-    A child that inherits it holds the lock too, until the last process that inherited it is gone: so
-    two servers never share a data folder, even when the first one's parent was killed.
-    """
-    folder = private_folder(home / "run")
-    descriptor = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
 def spawn(argv: Sequence[str], *, home: Path, log: str, lock: int) -> subprocess.Popen[bytes]:
     """Start `argv` in a new session, its output appended to `home/logs/<log>.log`.
 
-    `lock` (see `try_lock`) is handed over: it is closed here.
+    `lock` (see `locks.try_lock`) is handed over: it is closed here.
     """
     with contextlib.closing(os.fdopen(lock, "rb", buffering=0)), open_log(home, log) as output:
         return _lasting_thread().submit(_popen, argv, output.fileno(), lock).result()

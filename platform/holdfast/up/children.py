@@ -21,7 +21,7 @@ from typing import Any
 
 from holdfast.backoff import exponential
 from holdfast.processes.files import open_log
-from holdfast.processes.spawn import try_lock
+from holdfast.processes.locks import try_lock
 
 SETTLED_AFTER = 30.0
 """Seconds after which a child counts as healthy: its next death is a first one again."""
@@ -164,7 +164,7 @@ class Child:
 
     async def _lock(self) -> int | None:
         """Wait until no process of an earlier start holds the lock, or until `stop`."""
-        while (lock := try_lock(self._home, self.state.name)) is None:
+        while (lock := try_lock(self._home / "run" / f"{self.state.name}.lock")) is None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), 0.05)
                 return None

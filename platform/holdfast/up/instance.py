@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.processes.files import LocalError, private_folder, write_atomic
+from holdfast.errors import LocalError
+from holdfast.processes.files import private_folder, write_atomic
 from holdfast.processes.locks import LockHeld, hold
 
 if TYPE_CHECKING:

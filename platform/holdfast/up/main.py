@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from holdfast.embedded import LocalError
 from holdfast.errors import HoldfastError
 from holdfast.processes.files import open_log
 from holdfast.processes.programs import command
@@ -280,6 +279,3 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
-
-
-__all__ = ["LocalError", "run"]

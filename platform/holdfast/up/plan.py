@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.embedded import Mongo, Postgres, Server, Valkey
-from holdfast.processes.files import LocalError, port_is_free, secret_file
+from holdfast.embedded.secrets import secret_file
+from holdfast.errors import LocalError
+from holdfast.processes.ports import port_is_free
 from holdfast.settings import (
     SOCKET_PATH_LIMIT,
     BrokerSettings,

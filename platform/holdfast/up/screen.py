@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.processes.files import log_path, port_is_free
+from holdfast.processes.files import log_path
+from holdfast.processes.ports import port_is_free
 from holdfast.up.children import State
 from holdfast.up.plan import Plan
 
