@@ -11,15 +11,22 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import psutil
 import pytest
+from pymongo.errors import OperationFailure
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError
+from tests.support.process import gone
 
-from holdfast.embedded import LocalError, Mongo, Postgres, Server, Valkey
+from holdfast.embedded import Mongo, Postgres, Server, Valkey
+from holdfast.errors import LocalError
 
 KINDS: list[type[Server]] = [Postgres, Mongo, Valkey]
 
@@ -33,14 +40,6 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
         yield made
     finally:
         made.stop()
-
-
-def until(condition: Callable[[], bool], what: str, within: float = 15.0) -> None:
-    """Poll `condition` until it holds."""
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {within:g} s in vain: {what}"
-        time.sleep(0.02)
 
 
 async def write(server: Server, value: str) -> None:
@@ -97,19 +96,18 @@ def test_a_new_object_finds_the_data_and_the_port(server: Server) -> None:
         assert asyncio.run(read(again)) == "kept"
 
 
-def test_a_taken_port_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_taken_port_is_replaced(kind: type[Server], tmp_path: Path) -> None:
     """When another process has taken the remembered port, the server starts on a new one."""
-    for kind in KINDS:
-        first = kind(tmp_path)
-        first.start()
-        first.stop()
-        with _Closing(("127.0.0.1", first.port), socketserver.BaseRequestHandler) as taken:
-            threading.Thread(target=taken.serve_forever, daemon=True).start()
-            second = kind(tmp_path)
-            with second:
-                assert second.port != first.port
-                assert asyncio.run(second.ready())
-            taken.shutdown()
+    first = kind(tmp_path)
+    first.start()
+    first.stop()
+    with _Closing(("127.0.0.1", first.port), socketserver.BaseRequestHandler) as taken:
+        threading.Thread(target=taken.serve_forever, daemon=True).start()
+        with kind(tmp_path) as second:
+            assert second.port != first.port
+            assert asyncio.run(second.ready())
+        taken.shutdown()
 
 
 class _Closing(socketserver.TCPServer):
@@ -118,40 +116,34 @@ class _Closing(socketserver.TCPServer):
     allow_reuse_address = True
 
 
-def test_wrong_or_missing_credentials_are_refused(server: Server) -> None:
+async def log_in(server: Server, password: str | None) -> None:
+    """Use a server with that password, or without any."""
+    if isinstance(server, Postgres):
+        await asyncpg.connect(
+            host="127.0.0.1",
+            port=server.port,
+            user="holdfast",
+            password=password or "",
+            database="holdfast",
+        )
+    elif isinstance(server, Mongo):
+        async with server.client("holdfast" if password else None, password) as client:
+            await client["holdfast"]["kept"].find_one({})
+    elif isinstance(server, Valkey):
+        user = "supervisor" if password else None
+        once = Retry(NoBackoff(), 0)
+        cache = Redis(port=server.port, username=user, password=password, retry=once)
+        try:
+            await cache.get("gwcache:kept")
+        finally:
+            await cache.aclose()
+
+
+@pytest.mark.parametrize("password", [None, "wrong"])
+def test_wrong_or_missing_credentials_are_refused(server: Server, password: str | None) -> None:
     """No server answers without a password, or with a wrong one."""
-
-    async def attempt(password: str | None) -> None:
-        if isinstance(server, Postgres):
-            import asyncpg
-
-            await asyncpg.connect(
-                host="127.0.0.1",
-                port=server.port,
-                user="holdfast",
-                password=password or "",
-                database="holdfast",
-            )
-        elif isinstance(server, Mongo):
-            user = "holdfast" if password else None
-            async with server.client(user, password) as client:
-                await client["holdfast"]["kept"].find_one({})
-        elif isinstance(server, Valkey):
-            from redis.asyncio import Redis
-            from redis.asyncio.retry import Retry
-            from redis.backoff import NoBackoff
-
-            user = "supervisor" if password else None
-            once = Retry(NoBackoff(), 0)
-            cache = Redis(port=server.port, username=user, password=password, retry=once)
-            try:
-                await cache.get("gwcache:kept")
-            finally:
-                await cache.aclose()
-
-    for password in (None, "wrong"):
-        with pytest.raises(Exception, match=r"(?i)auth|password|invalid username"):
-            asyncio.run(attempt(password))
+    with pytest.raises(Exception, match=r"(?i)auth|password|invalid username"):
+        asyncio.run(log_in(server, password))
 
 
 def test_no_secret_is_on_any_command_line(server: Server) -> None:
@@ -209,7 +201,7 @@ def test_a_server_dies_with_the_process_that_started_it(server: Server) -> None:
     assert psutil.pid_exists(pid)
     parent.kill()
     parent.communicate()
-    until(lambda: not psutil.pid_exists(pid), f"{server.name} ends after its parent")
+    gone([pid])
     server.start()
     assert asyncio.run(server.ready())
 
@@ -218,9 +210,9 @@ def test_a_stopped_server_leaves_no_process(server: Server) -> None:
     """After stop, neither the server nor any of its children is left."""
     assert server.pid is not None
     process = psutil.Process(server.pid)
-    family = [process, *process.children(recursive=True)]
+    family = [process.pid, *(child.pid for child in process.children(recursive=True))]
     server.stop()
-    until(lambda: not any(each.is_running() for each in family), "all processes end")
+    gone(family)
     assert server.pid is None
 
 
@@ -285,89 +277,108 @@ def test_start_works_inside_a_running_loop_and_outlives_it(tmp_path: Path) -> No
         server.stop()
 
 
-@pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[Valkey]:
-    """A Valkey."""
-    with Valkey(tmp_path) as running:
+Use = Callable[[Any], Awaitable[Any]]
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A Valkey that holds an entry and a lease."""
+    with Valkey(tmp_path_factory.mktemp("valkey")) as running:
+        as_user(running, "supervisor", lambda client: client.set("gwcache:/a", "1", ex=600))
+        as_user(running, "supervisor", lambda client: client.set("holdfast:lease", "1"))
         yield running
 
 
-def test_the_gateways_user_may_only_read_the_cache(valkey: Valkey) -> None:
-    """The gateway's user reads the cache; it can neither write it nor look elsewhere."""
+def as_user(valkey: Valkey, user: str, use: Use) -> Any:
+    """What one use of a client of that user returns."""
 
-    async def scenario() -> None:
-        from redis.exceptions import NoPermissionError
+    async def run() -> Any:
+        async with valkey.client(user) as client:
+            return await use(client)
 
-        supervisor = valkey.client()
-        gateway = valkey.client("gateway")
-        await supervisor.set("gwcache:/a", "1", ex=60)
-        await supervisor.set("holdfast:lease", "1")
-        assert await gateway.get("gwcache:/a") == b"1"
-        assert await gateway.pttl("gwcache:/a") > 0
-        assert await gateway.mget(["gwcache:/a"]) == [b"1"]
-        forbidden: list[Callable[[], Awaitable[Any]]] = [
-            lambda: gateway.set("gwcache:/a", "2"),
-            lambda: gateway.delete("gwcache:/a"),
-            lambda: gateway.expire("gwcache:/a", 1),
-            lambda: gateway.get("holdfast:lease"),
-            lambda: gateway.eval("return redis.call('get', KEYS[1])", 1, "gwcache:/a"),
-            lambda: gateway.keys("*"),
-            gateway.flushall,
-            lambda: gateway.config_get("*"),
-        ]
-        for attempt in forbidden:
-            with pytest.raises(NoPermissionError):
-                await attempt()
-        await supervisor.aclose()
-        await gateway.aclose()
-
-    asyncio.run(scenario())
+    return asyncio.run(run())
 
 
-def test_the_brokers_user_cannot_reach_the_cache(valkey: Valkey) -> None:
-    """Celery's user, in any database, reads neither the cache nor the supervisor's keys."""
+READS: dict[str, tuple[Use, Any]] = {
+    "get": (lambda client: client.get("gwcache:/a"), b"1"),
+    "mget": (lambda client: client.mget(["gwcache:/a"]), [b"1"]),
+}
+FORBIDDEN_TO_THE_GATEWAY: dict[str, Use] = {
+    "set": lambda client: client.set("gwcache:/a", "2"),
+    "delete": lambda client: client.delete("gwcache:/a"),
+    "expire": lambda client: client.expire("gwcache:/a", 1),
+    "lease": lambda client: client.get("holdfast:lease"),
+    "eval": lambda client: client.eval("return redis.call('get', KEYS[1])", 1, "gwcache:/a"),
+    "keys": lambda client: client.keys("*"),
+    "flushall": lambda client: client.flushall(),
+    "config": lambda client: client.config_get("*"),
+}
+FORBIDDEN_TO_CELERY: dict[str, Use] = {
+    "get-entry": lambda client: client.get("gwcache:/a"),
+    "set-entry": lambda client: client.set("gwcache:/a", "x"),
+    "get-lease": lambda client: client.get("holdfast:lease"),
+    "set-lease": lambda client: client.set("holdfast:lease", "x"),
+}
+FORBIDDEN_TO_THE_SUPERVISOR: dict[str, Use] = {
+    "flushall": lambda client: client.flushall(),
+    "config": lambda client: client.config_get(),
+    "keys": lambda client: client.keys("*"),
+    "set-elsewhere": lambda client: client.set("elsewhere", "1"),
+}
 
-    async def scenario() -> None:
-        from redis.exceptions import NoPermissionError
 
-        celery = valkey.client("celery")
-        for key in ("gwcache:/a", "holdfast:lease"):
-            with pytest.raises(NoPermissionError):
-                await celery.get(key)
-            with pytest.raises(NoPermissionError):
-                await celery.set(key, "x")
-        await celery.aclose()
-
-    asyncio.run(scenario())
+@pytest.mark.parametrize("read", READS)
+def test_the_gateways_user_reads_the_cache(valkey: Valkey, read: str) -> None:
+    """The gateway's user reads entries."""
+    use, expected = READS[read]
+    assert as_user(valkey, "gateway", use) == expected
 
 
-def test_the_supervisors_user_has_no_dangerous_command(valkey: Valkey) -> None:
-    """The supervisor's user runs scripts and scans, and cannot flush, reconfigure or list all keys."""
+def test_the_gateways_user_sees_how_long_an_entry_lives(valkey: Valkey) -> None:
+    """The gateway's user reads the time to live of an entry."""
+    assert as_user(valkey, "gateway", lambda client: client.pttl("gwcache:/a")) > 0
 
-    async def scenario() -> None:
-        from redis.exceptions import NoPermissionError
 
-        client = valkey.client()
-        await client.set("gwcache:/a", "1")
-        assert [key async for key in client.scan_iter("gwcache:*")] == [b"gwcache:/a"]
-        script = "return redis.call('get', KEYS[1])"
-        assert await client.eval(script, 1, "gwcache:/a") == b"1"
-        for attempt in (client.flushall, client.config_get, lambda: client.keys("*")):
-            with pytest.raises(NoPermissionError):
-                await attempt()
-        with pytest.raises(NoPermissionError):
-            await client.set("elsewhere", "1")
-        await client.aclose()
+@pytest.mark.parametrize("attempt", FORBIDDEN_TO_THE_GATEWAY)
+def test_the_gateways_user_may_only_read_the_cache(valkey: Valkey, attempt: str) -> None:
+    """The gateway's user can neither write the cache nor look elsewhere."""
+    with pytest.raises(NoPermissionError):
+        as_user(valkey, "gateway", FORBIDDEN_TO_THE_GATEWAY[attempt])
 
-    asyncio.run(scenario())
+
+@pytest.mark.parametrize("attempt", FORBIDDEN_TO_CELERY)
+def test_the_brokers_user_cannot_reach_the_cache(valkey: Valkey, attempt: str) -> None:
+    """Celery's user, in any database, neither reads nor writes the cache and the supervisor's keys."""
+    with pytest.raises(NoPermissionError):
+        as_user(valkey, "celery", FORBIDDEN_TO_CELERY[attempt])
+
+
+def test_the_supervisors_user_scans(valkey: Valkey) -> None:
+    """The supervisor's user goes through the keys of the cache."""
+
+    async def scan(client: Redis) -> list[bytes]:
+        return [key async for key in client.scan_iter("gwcache:*")]
+
+    assert as_user(valkey, "supervisor", scan) == [b"gwcache:/a"]
+
+
+def test_the_supervisors_user_runs_scripts(valkey: Valkey) -> None:
+    """The supervisor's user runs a script on a key of the cache."""
+    script = "return redis.call('get', KEYS[1])"
+    assert as_user(valkey, "supervisor", lambda client: client.eval(script, 1, "gwcache:/a")) == b"1"
+
+
+@pytest.mark.parametrize("attempt", FORBIDDEN_TO_THE_SUPERVISOR)
+def test_the_supervisors_user_has_no_dangerous_command(valkey: Valkey, attempt: str) -> None:
+    """The supervisor's user cannot flush, reconfigure, list all keys or write outside of its own."""
+    with pytest.raises(NoPermissionError):
+        as_user(valkey, "supervisor", FORBIDDEN_TO_THE_SUPERVISOR[attempt])
 
 
 def test_mongo_offers_change_streams_to_the_user_and_one_database(tmp_path: Path) -> None:
     """The user `holdfast` watches its database and its collections, and cannot use another one."""
 
     async def scenario(server: Mongo) -> None:
-        from pymongo.errors import OperationFailure
-
         async with server.client() as client:
             database = client["holdfast"]
             async with await database.watch() as all_, await database["kept"].watch() as one:
