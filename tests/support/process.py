@@ -66,6 +66,11 @@ class Process:
         self.signal(signal.SIGTERM)
         return self.wait(within)
 
+    def stop(self, within: float = 5.0) -> None:
+        """SIGTERM, and wait so many seconds for its end, whatever its exit status."""
+        with contextlib.suppress(subprocess.TimeoutExpired, ProcessLookupError):
+            self.terminate(within)
+
     def kill(self) -> None:
         """SIGKILL to it and to every child; returns when all of them are gone."""
         family = self.family()
