@@ -1,8 +1,8 @@
-"""The Celery application and its settings.
+"""The Celery application and its settings, which are read when Celery first asks for one.
 
 Redis is the broker. A message may be lost (a worker killed between BRPOP and its bookkeeping) or come
-twice (late acknowledgement); neither matters, since a refresh is guarded by its lease and what was lost
-is asked for again by the schedule. Nothing but JSON is ever read from a queue.
+twice (late acknowledgement). Neither does harm: a refresh is guarded by its lease, and the schedule asks
+again for what was lost. Nothing but JSON is ever read from a queue.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from typing import Any
 
 from celery import Celery
 
+from holdfast.errors import exit_on_error
 from holdfast.settings import BrokerSettings
 
 QUEUE = "holdfast"
+REFRESH_TASK = "holdfast.refresh"
+WARM_TASK = "holdfast.warm"
 SOCKET = {
-    # Without these, kombu would wait for a silent broker for ever.
+    # Without these, kombu would wait forever for a broker that is silent.
     "socket_timeout": 5,
     "socket_connect_timeout": 2,
     "socket_keepalive": True,
@@ -24,8 +27,13 @@ SOCKET = {
 
 
 def configuration() -> dict[str, Any]:
-    """Celery's settings. Times are in seconds."""
-    broker = BrokerSettings.load().dsn()
+    """Celery's settings. Times are in seconds.
+
+    A wrong setting ends the process here, with one line: an exception would leave Celery with the settings
+    of its own, and its commands would show it as a traceback.
+    """
+    with exit_on_error():
+        broker = BrokerSettings.load().dsn()
     return {
         "broker_url": broker,
         "broker_transport_options": {**SOCKET, "visibility_timeout": 3600, "global_keyprefix": "celery:"},
@@ -51,7 +59,7 @@ def configuration() -> dict[str, Any]:
         "redbeat_redis_url": broker,
         "redbeat_redis_options": SOCKET,
         "redbeat_key_prefix": "redbeat:",
-        # Five times the loop: a beat that died is followed by another one within 30 s.
+        # Five times the loop: another beat takes over from one that died within 30 s.
         "redbeat_lock_timeout": 25,
         "timezone": "UTC",
         "enable_utc": True,
@@ -59,4 +67,4 @@ def configuration() -> dict[str, Any]:
 
 
 app = Celery("holdfast", include=["holdfast_workers.tasks"])
-app.conf.update(configuration())
+app.add_defaults(configuration)

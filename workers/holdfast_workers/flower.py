@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
+from celery.bin.celery import celery
+
 from holdfast.errors import SettingsError, exit_on_error
 from holdfast.settings import BrokerSettings, FlowerSettings
 
@@ -30,8 +32,6 @@ def main() -> int:
     for name in [name for name in os.environ if name.startswith("FLOWER_")]:
         del os.environ[name]
     os.environ["FLOWER_BASIC_AUTH"] = settings.basic_auth.get_secret_value()
-    from celery.bin.celery import celery
-
     arguments = ["-A", "holdfast_workers", "flower", "--address=127.0.0.1", f"--port={settings.port}"]
     return int(celery.main([*arguments, "--max-tasks=10000"], standalone_mode=False) or 0)
 

@@ -1,6 +1,6 @@
-"""What one worker process holds: an event loop and a client of the supervisor's socket.
+"""What the tasks of one worker process run on: an event loop and a client of the supervisor's socket.
 
-Both are made at the first task, which is after the fork, so no child shares a connection with another.
+Both are made by the first task, which is after the fork, so no two processes share a connection.
 """
 
 from __future__ import annotations
@@ -15,24 +15,29 @@ from celery.signals import worker_init, worker_process_shutdown
 
 from holdfast.errors import exit_on_error
 from holdfast.rpc.client import Client, connect
-from holdfast_workers.schedule import registry
+from holdfast.settings import CacheSettings, SupervisorSettings
+from holdfast_workers.registry import registry
 
 T = TypeVar("T")
 
 
-class Child:
-    """Runs coroutines of a task on this process's own loop."""
+class TaskRuntime:
+    """The loop and the client of one process; a task runs its coroutine here."""
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner()
         self._client = connect()
 
     def run(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
-        """Run one coroutine to its end, with the client."""
+        """Run one coroutine to its end, and return its result.
+
+        Raises:
+            SoftTimeLimitExceeded: the task took too long; whatever it started is cancelled.
+        """
         try:
             return self._runner.run(work(self._client))
         except SoftTimeLimitExceeded:
-            # It broke out of the loop in mid-task: without this, the next task would carry the rest along.
+            # Celery raised it in the middle of the loop: what is left there would go on in the next task.
             self._runner.run(_cancel_others())
             raise
 
@@ -50,19 +55,21 @@ async def _cancel_others() -> None:
 
 
 @functools.cache
-def child() -> Child:
-    """This process's loop and client."""
-    return Child()
+def runtime() -> TaskRuntime:
+    """The runtime of this process, made at the first call."""
+    return TaskRuntime()
 
 
 @worker_init.connect
-def _load_reports(**_: Any) -> None:
-    """Before the fork: a wrong report is told at the start, and the children share the modules' memory."""
+def _prepare(**_: Any) -> None:
+    # Before the fork: what is wrong ends the worker at its start, and the children share the modules' memory.
     with exit_on_error():
+        SupervisorSettings.load()
+        CacheSettings.load()
         registry()
 
 
 @worker_process_shutdown.connect
 def _close(**_: Any) -> None:
-    if child.cache_info().currsize:
-        child().close()
+    if runtime.cache_info().currsize:
+        runtime().close()

@@ -1,9 +1,8 @@
-"""The reports as this process knows them, and beat's schedule made from them."""
+"""Beat: the schedule that the reports declare, and a scheduler that goes on while Redis is away."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,26 +15,23 @@ from redis.exceptions import LockError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from holdfast.errors import exit_on_error
-from holdfast.reports import Registry, load_reports
-from holdfast.settings import ReportsSettings
+from holdfast.reports import Registry
+from holdfast_workers.app import WARM_TASK
+from holdfast_workers.registry import registry
 
 RETRY_SECONDS = 1.0
 logger = get_logger("celery.beat")
 
 
-@functools.cache
-def registry() -> Registry:
-    """The reports of the setting REPORTS, loaded once and only where they are needed: Flower is not."""
-    return load_reports(ReportsSettings.load().modules)
-
-
 def beat_schedule(reports: Registry) -> dict[str, dict[str, Any]]:
-    """One entry per scheduled report. A message that waited for a whole period is dropped: its successor
-    is in the queue, and an outage must not end in a pile.
+    """One entry for each scheduled report that has warm variants.
+
+    A message that waited for a complete period is dropped: the next one is in the queue by then, and an
+    outage must not end in a pile of messages.
     """
     return {
         f"warm {report.name}": {
-            "task": "holdfast.warm",
+            "task": WARM_TASK,
             "schedule": float(report.schedule),
             "kwargs": {"report": report.name, "trigger": "schedule"},
             "options": {"expires": float(report.schedule)},
@@ -48,8 +44,8 @@ def beat_schedule(reports: Registry) -> dict[str, dict[str, Any]]:
 class Scheduler(RedBeatScheduler):  # type: ignore[misc]
     """redbeat's scheduler, with a schedule made from the reports when beat starts.
 
-    redbeat ends when Redis is away for long, or when its lock has passed to another beat. This one goes
-    on: whatever fails in a tick is tried again in the next, a second later.
+    redbeat ends when Redis is away for long, or when another beat has its lock. This one goes on: what fails
+    in a tick is tried again in the next tick, a second later.
     """
 
     def __init__(self, app: Celery, *arguments: Any, **options: Any) -> None:
@@ -59,10 +55,10 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
         super().__init__(app, *arguments, **options)
 
     def setup_schedule(self) -> None:
-        """Nothing yet: beat must start while Redis is away, so the first tick writes the schedule."""
+        """Write nothing yet: beat must start while Redis is away, so the first tick writes the schedule."""
 
     def tick(self, *arguments: Any, **options: Any) -> float:
-        """Send what is due: the seconds until the next tick."""
+        """Send what is due, and return the seconds until the next tick."""
         try:
             if not self._is_set_up:
                 super().setup_schedule()
@@ -71,15 +67,15 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
                 acquire_distributed_beat_lock(sender=SimpleNamespace(scheduler=self))
             return float(super().tick(*arguments, **options))
         except LockError:
-            # It ran out while Redis or this process slept, and another beat may lead by now.
+            # The lock ran out while Redis or this process stood still, and another beat may lead by now.
             self.lock: Any = None
         except (RedisConnectionError, RedisTimeoutError) as error:
-            # A Redis that comes back empty needs the schedule anew.
+            # A Redis that comes back may be empty, and needs the schedule again.
             self._is_set_up = False
             logger.warning("beat: Redis cannot be reached (%s); again in a second", type(error).__name__)
         return RETRY_SECONDS
 
     def close(self) -> None:
-        """Give the lock back, where that can be done."""
+        """Give the lock back, unless Redis is away."""
         with contextlib.suppress(RedisError):
             super().close()

@@ -15,15 +15,15 @@ from holdfast.errors import HoldfastError, InvalidParams, LeaseHeld
 from holdfast.reports.canonical import Scalar
 from holdfast.rpc.client import Client
 from holdfast.settings import CacheSettings
-from holdfast_workers.app import app
-from holdfast_workers.runtime import child
-from holdfast_workers.schedule import registry
+from holdfast_workers.app import REFRESH_TASK, WARM_TASK, app
+from holdfast_workers.registry import registry
+from holdfast_workers.runtime import runtime
 
 RETRIES = 5
 log = get_task_logger(__name__)
 
 
-@app.task(name="holdfast.cache.refresh", bind=True, max_retries=RETRIES)
+@app.task(name=REFRESH_TASK, bind=True, max_retries=RETRIES)
 def refresh(
     self: Task,
     report: str,
@@ -31,9 +31,9 @@ def refresh(
     trigger: Trigger = "manual",
     only_if_due: bool = False,
 ) -> str:
-    """Compute one result and store it: "changed", "unchanged" or, where another process is at it, "held".
+    """Compute one result and store it: "changed", "unchanged", or "held" while another process computes it.
 
-    An error that may pass is tried again, up to five times, after 1, 2, 4, 8 and 16 seconds.
+    After an error that may pass, the task runs again, at most five times, after 1, 2, 4, 8 and 16 seconds.
     """
     found = registry().get(report)
     checked = found.reader.parse(params)
@@ -51,7 +51,7 @@ def refresh(
         )
 
     try:
-        return "changed" if child().run(work).changed else "unchanged"
+        return "changed" if runtime().run(work).changed else "unchanged"
     except LeaseHeld:
         return "held"
     except HoldfastError as error:
@@ -62,14 +62,14 @@ def refresh(
         raise self.retry(exc=error, countdown=delay) from None
 
 
-@app.task(name="holdfast.warm", bind=True)
+@app.task(name=WARM_TASK, bind=True)
 def warm(
     self: Task,
     report: str | None = None,
     trigger: Trigger = "manual",
     only_if_due: bool = False,
 ) -> int:
-    """Ask for a refresh of each warm variant of a report, or of all of them: how many were asked for."""
+    """Send a refresh for each warm variant of one report or of all, and return how many were sent."""
     chosen = [registry().get(report)] if report else list(registry())
     sent = 0
     with app.producer_or_acquire() as producer:
@@ -81,7 +81,7 @@ def warm(
                     "trigger": trigger,
                     "only_if_due": only_if_due,
                 }
-                # What waited for a whole period is asked for anew by the schedule.
+                # The schedule sends it again after a period: what waited for so long is not needed.
                 expires = found.schedule or 3600
                 refresh.apply_async(kwargs=arguments, producer=producer, expires=expires)
                 sent += 1

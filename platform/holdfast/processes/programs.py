@@ -16,7 +16,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "flower": ("-m", "holdfast_workers.flower"),
     "gateway": ("-m", "holdfast_gateway"),
     "load": ("-m", "holdfast_flights.load"),
-    "warm": ("-m", "holdfast_workers.warm"),
+    "warm": ("-m", "holdfast.cli", "warm"),
+    "warm-task": ("-m", "holdfast_workers.warm"),
     "token": ("-m", "holdfast.cli", "token"),
 }
 
