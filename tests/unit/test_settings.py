@@ -1,60 +1,31 @@
-"""Settings: where a value comes from, which values are refused, and that no refusal shows a secret."""
+"""Settings: which values are accepted, which are refused, and that no refusal shows a secret."""
 
 from __future__ import annotations
 
 import json
 import os
-import traceback
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import SecretStr
+from tests.support.settings import CANARY, FIELDS, NUMBERS, TEXT, read, refusal
 
 from holdfast import settings
-from holdfast.errors import SettingsError
 from holdfast.settings import (
     EVERY_CLASS,
     SOCKET_PATH_LIMIT,
-    BrokerSettings,
     CacheSettings,
     FlowerSettings,
     GatewaySettings,
-    HomeSettings,
     JwtSettings,
     MongoSettings,
-    PostgresSettings,
-    RedisSettings,
     ReportsSettings,
+    Settings,
     SupervisorSettings,
     is_loopback,
 )
-from holdfast.settings.sources import Settings, parse_list
-
-CANARY = "canary-5b1f9e-do-not-show"
-
-FIELDS = {str(field.alias): (cls, name) for cls in EVERY_CLASS for name, field in cls.model_fields.items()}
-NUMBERS = sorted(
-    str(field.alias) for cls in EVERY_CLASS for field in cls.model_fields.values() if field.annotation is int
-)
-SECRETS = {
-    "POSTGRES_URL": "postgresql://u:{}@h/db",
-    "POSTGRES_PASSWORD": "{}",
-    "MONGO_URL": "mongodb://u:{}@h1:27017,h2:27018/db",
-    "MONGO_PASSWORD": "{}",
-    "REDIS_URL": "redis://u:{}@h:6379/0",
-    "REDIS_PASSWORD": "{}",
-    "BROKER_URL": "redis://u:{}@h:6379/1",
-    "JWT_SECRET": "{}-and-as-many-as-32-characters-more",
-    "JWT_REFRESH_SECRET": "{}-and-as-many-as-32-characters-more",
-    "FLOWER_BASIC_AUTH": "user:{}",
-}
-"""Every variable that has a `_FILE`, and a valid value with a place for something secret."""
-
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30)
+from holdfast.settings.sources import parse_list
 
 
 @pytest.fixture(autouse=True)
@@ -62,21 +33,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder of the test's own, so no `.env` of the repository is read."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def read(variable: str) -> Any:
-    """What the settings say of a variable, once its class is loaded; a secret's text."""
-    cls, name = FIELDS[variable]
-    value = getattr(cls.load(), name)
-    return value.get_secret_value() if isinstance(value, SecretStr) else value
-
-
-def refusal(cls: type[Settings]) -> str:
-    """The message with which the class is refused, after checking that a traceback shows no secret."""
-    with pytest.raises(SettingsError) as caught:
-        cls.load()
-    assert CANARY not in "".join(traceback.format_exception(caught.value))
-    return str(caught.value)
 
 
 # Lists
@@ -328,311 +284,6 @@ def test_authentication_is_never_off_elsewhere(host: str, monkeypatch: pytest.Mo
     assert read("GW_AUTH") == "jwt"
     monkeypatch.setenv("GW_AUTH", "off")
     assert refusal(GatewaySettings).startswith("GW_AUTH: ")
-
-
-# Secret files
-
-
-def test_every_secret_may_be_a_file() -> None:
-    """The variables with a `_FILE` are those of the documentation, and every secret is among them."""
-    may_be = {name for cls in EVERY_CLASS for name in cls._may_be_files}
-    secret = {
-        str(field.alias)
-        for cls in EVERY_CLASS
-        for field in cls.model_fields.values()
-        if "SecretStr" in str(field.annotation)
-    }
-    assert may_be == secret == SECRETS.keys()
-
-
-@pytest.fixture
-def _mongo_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MONGO_USER", "reader")
-
-
-@pytest.mark.usefixtures("_mongo_user")
-@pytest.mark.parametrize("variable", SECRETS)
-def test_a_file_wins_over_its_variable(variable: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the file that X_FILE names exists it wins over X; one trailing newline is dropped."""
-    monkeypatch.setenv(variable, SECRETS[variable].format("variable"))
-    for newline in ("", "\n", "\r\n"):
-        (here / "secret").write_bytes((SECRETS[variable].format("file") + newline).encode())
-        monkeypatch.setenv(f"{variable}_FILE", str(here / "secret"))
-        assert read(variable) == SECRETS[variable].format("file")
-
-
-@pytest.mark.usefixtures("_mongo_user")
-@pytest.mark.parametrize("variable", SECRETS)
-def test_without_the_file_the_variable_counts(
-    variable: str, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When the file does not exist X is used; when X is not set either, X_FILE is refused by name."""
-    monkeypatch.setenv(f"{variable}_FILE", str(here / CANARY))
-    message = refusal(FIELDS[variable][0])
-    assert message.startswith(f"{variable}_FILE: ")
-    assert "\n" not in message
-    monkeypatch.setenv(variable, SECRETS[variable].format("variable"))
-    assert read(variable) == SECRETS[variable].format("variable")
-
-
-@pytest.mark.parametrize("variable", SECRETS)
-def test_a_file_that_holds_no_value_is_refused(
-    variable: str, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An empty file, one that is not UTF-8 and one that cannot be read are refused by name, X or no X."""
-    monkeypatch.setenv(variable, SECRETS[variable].format("variable"))
-    path = here / "secret"
-    monkeypatch.setenv(f"{variable}_FILE", str(path))
-    for content in (b"", b"\n", b"\r\n", CANARY.encode() + b"\xff"):
-        path.write_bytes(content)
-        message = refusal(FIELDS[variable][0])
-        assert message.startswith(f"{variable}_FILE: ")
-        assert "\n" not in message
-    path.unlink()
-    path.mkdir()
-    assert refusal(FIELDS[variable][0]).startswith(f"{variable}_FILE: ")
-
-
-@pytest.mark.parametrize("variable", [name for name in SECRETS if "PASSWORD" not in name])
-def test_a_wrong_value_from_a_file_is_not_shown(
-    variable: str, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file whose content has the wrong shape is refused like the variable itself: named, not shown."""
-    (here / "secret").write_text(CANARY)
-    monkeypatch.setenv(f"{variable}_FILE", str(here / "secret"))
-    assert refusal(FIELDS[variable][0]).startswith(f"{variable}: ")
-
-
-def test_an_empty_file_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """X_FILE that is set and empty is a mistake in whatever set it, not a way to say `no file`."""
-    monkeypatch.setenv("REDIS_PASSWORD_FILE", "")
-    assert refusal(RedisSettings).startswith("REDIS_PASSWORD_FILE: ")
-
-
-def test_only_one_newline_at_the_end_is_dropped(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret keeps every other character as it is: spaces, line breaks within, a second newline."""
-    (here / "secret").write_bytes(b" a\r\nb\rc \n\n")
-    monkeypatch.setenv("POSTGRES_PASSWORD_FILE", str(here / "secret"))
-    assert read("POSTGRES_PASSWORD") == " a\r\nb\rc \n"
-
-
-@pytest.mark.parametrize("variable", SECRETS)
-@pytest.mark.usefixtures("_mongo_user")
-def test_settings_can_be_printed(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What settings print of themselves shows no secret and no URL that holds one."""
-    monkeypatch.setenv(variable, SECRETS[variable].format(CANARY))
-    loaded = FIELDS[variable][0].load()
-    assert CANARY in read(variable)
-    assert CANARY not in f"{loaded} {loaded!r} {loaded.model_dump()} {loaded.model_dump_json()}"
-
-
-def test_a_password_without_a_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MONGO_PASSWORD without MONGO_USER is told, and not passed over."""
-    monkeypatch.setenv("MONGO_PASSWORD", CANARY)
-    assert refusal(MongoSettings) == "MONGO_USER: must be set where MONGO_PASSWORD is"
-
-
-@pytest.mark.parametrize(
-    ("url", "whole"),
-    [
-        ("postgresql://db/facts", "postgresql://holdfast:p%40%2F@db/facts"),
-        ("postgres://ann@db:6432/facts", "postgresql://ann:p%40%2F@db:6432/facts"),
-        ("postgresql://ann:own@db/facts?sslmode=require", "postgresql://ann:own@db/facts?sslmode=require"),
-    ],
-)
-def test_a_password_completes_a_postgres_url(url: str, whole: str) -> None:
-    """POSTGRES_PASSWORD fills in a URL that has none, so the URL itself need not be secret."""
-    loaded = PostgresSettings.model_validate({"POSTGRES_URL": url, "POSTGRES_PASSWORD": "p@/"})
-    assert loaded.dsn() == whole
-
-
-# Sources
-
-
-def test_the_environment_wins_over_dot_env_and_that_over_a_running_up(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A second terminal finds a running `holdfast up`; `.env` overrides it, and the environment both."""
-    home = Path(os.environ["HOLDFAST_HOME"])
-    (home / "run").mkdir(parents=True)
-    (home / "run" / "up.env").write_text("GW_PORT=1\nGW_WORKERS=1\nFLOWER_PORT=1\n")
-    (here / ".env").write_text("GW_PORT=2\nGW_WORKERS=2\n# a comment\n")
-    monkeypatch.setenv("GW_PORT", "3")
-    assert (read("GW_PORT"), read("GW_WORKERS"), read("FLOWER_PORT")) == (3, 2, 1)
-
-
-@pytest.mark.parametrize("named_by", ["REDIS_URL", "REDIS_URL_FILE"])
-def test_ones_own_server_is_not_sent_the_embedded_ones_password(
-    named_by: str, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who names a server while `holdfast up` runs sends it no user and no password of the embedded one."""
-    home = Path(os.environ["HOLDFAST_HOME"])
-    (home / "run").mkdir(parents=True)
-    (here / "password").write_text(CANARY)
-    (here / "url").write_text("redis://own:6379/0")
-    (home / "run" / "up.env").write_text(
-        f"REDIS_URL=redis://embedded\nREDIS_USERNAME=holdfast\nREDIS_PASSWORD_FILE={here / 'password'}\n"
-        f"POSTGRES_HOST=embedded\nPOSTGRES_PASSWORD_FILE={here / 'password'}\n"
-    )
-    assert RedisSettings.load().dsn() == f"redis://holdfast:{CANARY}@embedded"
-    monkeypatch.setenv(named_by, "redis://own:6379/0" if named_by == "REDIS_URL" else str(here / "url"))
-    assert RedisSettings.load().dsn() == "redis://own:6379/0"
-    assert PostgresSettings.load().dsn() == f"postgresql://holdfast:{CANARY}@embedded:5432/holdfast"
-    monkeypatch.setenv("POSTGRES_HOST", "own")
-    assert PostgresSettings.load().dsn() == "postgresql://holdfast@own:5432/holdfast"
-
-
-def test_dot_env_may_say_where_home_is(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HOLDFAST_HOME in `.env` is where the settings of a running `up` are looked for."""
-    monkeypatch.delenv("HOLDFAST_HOME")
-    (here / ".env").write_text("HOLDFAST_HOME=elsewhere\n")
-    (here / "elsewhere" / "run").mkdir(parents=True)
-    (here / "elsewhere" / "run" / "up.env").write_text("GW_PORT=4\nHOLDFAST_HOME=wrong\n")
-    assert read("GW_PORT") == 4
-    assert HomeSettings.load().home == Path("elsewhere")
-
-
-def test_a_file_named_in_dot_env_wins_over_the_environment(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """X_FILE is the strongest source of X, wherever it is set."""
-    (here / "secret").write_text("from the file")
-    (here / ".env").write_text(f"REDIS_PASSWORD_FILE={here / 'secret'}\n")
-    monkeypatch.setenv("REDIS_PASSWORD", "from the environment")
-    assert read("REDIS_PASSWORD") == "from the file"
-
-
-def test_dollar_signs_in_dot_env_are_not_expanded(here: Path) -> None:
-    """A password in `.env` may hold a dollar sign."""
-    (here / ".env").write_text("REDIS_PASSWORD='a$HOME${HOME}b'\n")
-    assert read("REDIS_PASSWORD") == "a$HOME${HOME}b"
-
-
-def test_an_unreadable_dot_env_is_refused(here: Path) -> None:
-    """A `.env` that is not text is refused by its name, and nothing of it is shown."""
-    (here / ".env").write_bytes(b"GW_PORT=" + CANARY.encode() + b"\xff\xfe")
-    assert refusal(GatewaySettings).startswith(".env: ")
-
-
-def test_foreign_variables_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process may have any other variables: only its own are read."""
-    monkeypatch.setenv("POSTGRES_SOMETHING", "x")
-    monkeypatch.setenv("GW_PORT", "not of this class")
-    assert PostgresSettings.load().pool_max == 20
-
-
-# URLs
-
-HOSTS = st.sampled_from(["localhost", "db.example.org", "10.0.0.1", "::1", "[::1]", "2001:db8::7"])
-
-
-@given(user=TEXT, password=TEXT, db=TEXT, host=HOSTS, port=st.integers(1, 65535))
-@example(user="u:@/?#%[]", password="p:@/?#%[] +&=", db="d/?#%", host="::1", port=1)
-def test_a_postgres_url_is_built_from_its_parts(
-    user: str, password: str, db: str, host: str, port: int
-) -> None:
-    """Whatever characters a user name, a password or a database name has, the URL gives them back."""
-    loaded = PostgresSettings.model_validate(
-        {
-            "POSTGRES_HOST": host,
-            "POSTGRES_PORT": port,
-            "POSTGRES_USER": user,
-            "POSTGRES_PASSWORD": password,
-            "POSTGRES_DB": db,
-        }
-    )
-    parts = urlsplit(loaded.dsn())
-    assert parts.scheme == "postgresql"
-    assert unquote(parts.username or "") == user
-    assert unquote(parts.password or "") == password
-    assert parts.hostname == host.strip("[]")
-    assert parts.port == port
-    assert unquote(parts.path) == f"/{db}"
-    assert not parts.query
-    assert not parts.fragment
-
-
-def test_a_postgres_url_wins_over_its_parts() -> None:
-    """POSTGRES_URL is used as it is, but for its scheme, of which drivers know the long form only."""
-    loaded = PostgresSettings.model_validate(
-        {"POSTGRES_URL": "postgres://u:p%20w@h:7/db?sslmode=require", "POSTGRES_HOST": "other"}
-    )
-    assert loaded.configured
-    assert loaded.dsn() == "postgresql://u:p%20w@h:7/db?sslmode=require"
-
-
-@given(user=TEXT, password=TEXT, host=HOSTS)
-def test_a_redis_url_takes_the_user_and_the_password(user: str, password: str, host: str) -> None:
-    """REDIS_USERNAME and REDIS_PASSWORD go into the URL, in place of what it had; the rest of it stays."""
-    bracketed = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    for before in ("", "old:secret@"):
-        loaded = RedisSettings.model_validate(
-            {
-                "REDIS_URL": f"rediss://{before}{bracketed}:7/3?health_check_interval=5",
-                "REDIS_USERNAME": user,
-                "REDIS_PASSWORD": password,
-            }
-        )
-        parts = urlsplit(loaded.dsn())
-        assert unquote(parts.username or "") == user
-        assert unquote(parts.password or "") == password
-        assert (parts.hostname, parts.port, parts.path) == (host.strip("[]"), 7, "/3")
-        assert parts.query == "health_check_interval=5"
-
-
-def test_mongo_credentials_stay_out_of_the_url() -> None:
-    """MONGO_USER and MONGO_PASSWORD are handed over beside the URL, which may name several hosts."""
-    url = "mongodb://h1:27017,h2:27018/?replicaSet=r"
-    loaded = MongoSettings.model_validate({"MONGO_URL": url, "MONGO_USER": "u", "MONGO_PASSWORD": "p@/:"})
-    assert loaded.uri() == url
-    assert loaded.credentials() == {"username": "u", "password": "p@/:"}
-    assert MongoSettings.model_validate({"MONGO_URL": url}).credentials() == {}
-
-
-@pytest.mark.parametrize(
-    ("cache", "broker"),
-    [
-        ("redis://h", "redis://h/1"),
-        ("redis://", "redis:///1"),
-        ("redis://u:p%40@[::1]:7/0", "redis://u:p%40@[::1]:7/1"),
-        ("redis://h/1", "redis://h/2"),
-        ("redis://h/0?db=1", "redis://h/2"),
-        ("redis://h/1?db=0", "redis://h/1"),
-        ("rediss://h/5?ssl_cert_reqs=none", "rediss://h/1?ssl_cert_reqs=none"),
-    ],
-)
-def test_the_broker_is_another_database_of_the_caches_server(
-    cache: str, broker: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without BROKER_URL Celery's queues are on the cache's server, and never in the cache's database."""
-    monkeypatch.setenv("REDIS_URL", cache)
-    assert BrokerSettings.load().dsn() == broker
-    monkeypatch.setenv("BROKER_URL", "redis://elsewhere:7/7")
-    assert BrokerSettings.load().dsn() == "redis://elsewhere:7/7"
-
-
-def test_the_default_broker_uses_the_caches_password(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The credentials of the cache are those of the default broker; a fault in them is named as theirs."""
-    monkeypatch.setenv("REDIS_URL", "redis://h")
-    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(here / "secret"))
-    with pytest.raises(SettingsError, match=r"^REDIS_PASSWORD_FILE: "):
-        BrokerSettings.load().dsn()
-    (here / "secret").write_text("p/w\n")
-    assert BrokerSettings.load().dsn() == "redis://:p%2Fw@h/1"
-
-
-def test_what_is_not_set_is_named_when_it_is_needed() -> None:
-    """A process starts without its databases; whoever needs one learns which variable to set."""
-    for cls, variable in (
-        (PostgresSettings, "POSTGRES_URL"),
-        (RedisSettings, "REDIS_URL"),
-        (BrokerSettings, "BROKER_URL"),
-    ):
-        with pytest.raises(SettingsError, match=f"^{variable}: "):
-            cls.load().dsn()
-    with pytest.raises(SettingsError, match=r"^MONGO_URL: "):
-        MongoSettings.load().uri()
-    assert not any(cls.load().configured for cls in (PostgresSettings, MongoSettings, RedisSettings))
 
 
 def test_every_class_of_settings_is_checked() -> None:

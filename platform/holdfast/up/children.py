@@ -48,7 +48,7 @@ def describe_exit(code: int) -> str:
 
 
 @dataclass(frozen=True)
-class State:
+class ChildState:
     """What is known of a child; `since` (Unix time) is when that became true."""
 
     name: str
@@ -84,9 +84,9 @@ class Child:
         port: int | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
         stop_within: float = 10.0,
-        changed: Callable[[State, str], None] = lambda _state, _line: None,
+        changed: Callable[[ChildState, str], None] = lambda _state, _line: None,
     ) -> None:
-        self.state = State(name, None, False, port, 0, time.time())
+        self.state = ChildState(name, None, False, port, 0, time.time())
         self._argv = list(argv)
         self._home = home
         self._env = env
@@ -209,7 +209,7 @@ class Child:
     ) -> None:
         old = self.state
         count = old.restarts if restarts is None else restarts
-        self.state = State(old.name, pid, alive, old.port, count, time.time(), last_exit)
+        self.state = ChildState(old.name, pid, alive, old.port, count, time.time(), last_exit)
 
     def _say(self, line: str) -> None:
         self._changed(self.state, f"{self.state.name} {line}")

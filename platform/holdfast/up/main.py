@@ -26,7 +26,7 @@ from holdfast.processes.programs import command
 from holdfast.processes.spawn import die_with_parent
 from holdfast.settings import HomeSettings
 from holdfast.up import screen
-from holdfast.up.children import Child, State
+from holdfast.up.children import Child, ChildState
 from holdfast.up.instance import Instance
 from holdfast.up.plan import PROCESSES, STOP_ORDER, Plan, make_plan
 
@@ -182,7 +182,7 @@ class _Up:
                 changed=self._changed,
             )
 
-    def _changed(self, state: State, line: str) -> None:
+    def _changed(self, state: ChildState, line: str) -> None:
         with contextlib.suppress(OSError):
             # A full disk must not end what runs.
             self._instance.publish_processes(

@@ -67,11 +67,16 @@ class Plan:
     gateway: GatewaySettings
     supervisor: SupervisorSettings
     flower: FlowerSettings
-    loads_example: bool
+    reports: Sequence[str]
     flower_password: Path | None
+    has_own_broker: bool
     published: dict[str, str] = field(default_factory=dict)
-    broker_is_the_cache: bool = False
     scratch: Path | None = None
+
+    @property
+    def loads_example(self) -> bool:
+        """Whether the example is wanted, and both of its databases are embedded."""
+        return self.postgres is not None and self.mongo is not None and EXAMPLE in self.reports
 
     @property
     def servers(self) -> list[Server]:
@@ -91,13 +96,14 @@ class Plan:
         """Collect the settings of the prepared servers into `published`."""
         for server in self.servers:
             self.published |= server.env()
-        if self.valkey is not None and BrokerSettings.load().url is not None:
+        if self.valkey is not None and self.has_own_broker:
             del self.published["BROKER_URL_FILE"]
 
     def env_for(self, role: str, variables: Mapping[str, str]) -> dict[str, str]:
         """The environment of one process: `variables` (ours), less what belongs to other roles."""
         allowed = _ROLES[role]
-        if self.broker_is_the_cache and _BROKER[0] in allowed:
+        # A Redis of the user's own, and no BROKER_URL: that Redis is the broker.
+        if self.valkey is None and not self.has_own_broker and _BROKER[0] in allowed:
             allowed += _CACHE
         everything = {**variables, **self.published}
         if role == "gateway" and self.valkey is not None:
@@ -109,14 +115,14 @@ class Plan:
         }
 
 
-def make_plan(home: Path) -> Plan:
-    """Read the settings and decide.
+def make_plan(home: Path, given: Mapping[str, str] | None = None) -> Plan:
+    """Decide by the variables given, or else by the environment; neither is changed.
 
     Raises:
         SettingsError: a setting is wrong.
-        LocalError: a port is taken.
+        LocalError: a port is taken, or the disk is full.
     """
-    given = environment()
+    given = environment() if given is None else given
     socket, scratch = _socket(home, given)
     try:
         return _decide(home, given, socket, scratch)
@@ -127,49 +133,48 @@ def make_plan(home: Path) -> Plan:
 
 
 def _decide(home: Path, given: Mapping[str, str], socket: str, scratch: Path | None) -> Plan:
-    # The settings classes read the environment, and this process is the first reader.
-    os.environ["SUPERVISOR_SOCKET"] = socket
-    os.environ["HOLDFAST_HOME"] = str(home)
     published = {"HOLDFAST_HOME": str(home), "SUPERVISOR_SOCKET": socket}
     if "GW_AUTH" not in given and is_loopback(given.get("GW_HOST", "127.0.0.1")):
-        published["GW_AUTH"] = os.environ["GW_AUTH"] = "off"
-    jwt, flower = JwtSettings.load(), FlowerSettings.load()
-    if jwt.secret is None:
-        published["JWT_SECRET_FILE"] = str(secret_file(home, "jwt_secret"))
-    if jwt.refresh_secret is None:
-        published["JWT_REFRESH_SECRET_FILE"] = str(secret_file(home, "jwt_refresh_secret"))
-    password = None
-    if flower.basic_auth is None:
-        password = secret_file(home, "flower_basic_auth", prefix="holdfast:", size=16)
-        published["FLOWER_BASIC_AUTH_FILE"] = str(password)
-    reports = ReportsSettings.load().modules
-    published["REPORTS"] = json.dumps(reports)
-    gateway, supervisor = GatewaySettings.load(), SupervisorSettings.load()
+        published["GW_AUTH"] = "off"
+    variables = {**given, **published}
+    gateway, supervisor = GatewaySettings.load(variables), SupervisorSettings.load(variables)
+    flower, broker = FlowerSettings.load(variables), BrokerSettings.load(variables)
+    reports = ReportsSettings.load(variables).modules
     published |= {
+        "REPORTS": json.dumps(reports),
         "GW_PORT": str(gateway.port),
         "SUPERVISOR_PORT": str(supervisor.port),
         "FLOWER_PORT": str(flower.port),
     }
-    redis = RedisSettings.load().configured
-    postgres = None if PostgresSettings.load().configured else Postgres(home)
-    mongo = None if MongoSettings.load().configured else Mongo(home)
+    published |= _token_secrets(home, JwtSettings.load(variables))
+    password = None
+    if flower.basic_auth is None:
+        password = secret_file(home, "flower_basic_auth", prefix="holdfast:", size=16)
+        published["FLOWER_BASIC_AUTH_FILE"] = str(password)
     check_ports(gateway, supervisor, flower)
     plan = Plan(
         home=home,
-        postgres=postgres,
-        mongo=mongo,
-        valkey=None if redis else Valkey(home),
+        postgres=None if PostgresSettings.load(variables).configured else Postgres(home),
+        mongo=None if MongoSettings.load(variables).configured else Mongo(home),
+        valkey=None if RedisSettings.load(variables).configured else Valkey(home),
         gateway=gateway,
         supervisor=supervisor,
         flower=flower,
-        loads_example=bool(postgres and mongo) and EXAMPLE in reports,
+        reports=reports,
         flower_password=password,
         published=published,
         scratch=scratch,
-        broker_is_the_cache=redis and BrokerSettings.load().url is None,
+        has_own_broker=broker.url is not None,
     )
     check_space(home, plan.servers)
     return plan
+
+
+def _token_secrets(home: Path, jwt: JwtSettings) -> dict[str, str]:
+    """The names of generated files for the signing secrets that are not set."""
+    wanted = {"jwt_secret": jwt.secret, "jwt_refresh_secret": jwt.refresh_secret}
+    missing = [name for name, secret in wanted.items() if secret is None]
+    return {f"{name.upper()}_FILE": str(secret_file(home, name)) for name in missing}
 
 
 def check_space(home: Path, servers: Sequence[Server]) -> None:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from holdfast.processes.files import log_path
 from holdfast.processes.ports import port_is_free
-from holdfast.up.children import State
+from holdfast.up.children import ChildState
 from holdfast.up.plan import Plan
 
 API = "/api/v1/analytics"
@@ -131,7 +131,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
 
 
-def show_ready(console: Console, plan: Plan, states: Iterable[State], tried: dict[str, list[Answer]]) -> None:
+def show_ready(
+    console: Console, plan: Plan, states: Iterable[ChildState], tried: dict[str, list[Answer]]
+) -> None:
     """Print the screen."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for column in ("process", "pid", "address"):
@@ -166,7 +168,7 @@ def show_ready(console: Console, plan: Plan, states: Iterable[State], tried: dic
     _line(console, "Ctrl-C stops everything.")
 
 
-def address(plan: Plan, state: State) -> str:
+def address(plan: Plan, state: ChildState) -> str:
     """Where a process listens, or what it does when it listens nowhere."""
     if state.name == "supervisor":
         return f"http://127.0.0.1:{state.port} (health, metrics, status)"

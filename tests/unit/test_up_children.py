@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from holdfast.processes.spawn import die_with_parent
 from holdfast.up.children import (
     Child,
-    State,
+    ChildState,
     describe_exit,
     failures_in_row,
     restart_delay,
@@ -68,9 +68,9 @@ def test_exits_are_told_in_words(code: int, words: str) -> None:
 
 def test_only_a_process_that_listens_has_a_port() -> None:
     """`port` is left out for a process that has none, as the contract of `status --json` says."""
-    state = State("worker", 1, True, None, 0, 0.0)
+    state = ChildState("worker", 1, True, None, 0, 0.0)
     assert "port" not in state.as_json()
-    assert State("gateway", 1, True, 8080, 0, 0.0).as_json()["port"] == 8080
+    assert ChildState("gateway", 1, True, 8080, 0, 0.0).as_json()["port"] == 8080
 
 
 async def until(condition: Callable[[], bool], what: str, within: float = 10.0) -> None:

@@ -1,0 +1,247 @@
+"""Settings: secret files, the environment, `.env` and a running `holdfast up`, and which of them wins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.support.settings import CANARY, FIELDS, SECRETS, read, refusal
+
+from holdfast.errors import SettingsError
+from holdfast.settings import (
+    EVERY_CLASS,
+    BrokerSettings,
+    GatewaySettings,
+    HomeSettings,
+    MongoSettings,
+    PostgresSettings,
+    RedisSettings,
+)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder of the test's own, so no `.env` of the repository is read."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# Secret files
+
+
+def test_every_secret_may_be_a_file() -> None:
+    """The variables with a `_FILE` are those of the documentation, and every secret is among them."""
+    may_be = {name for cls in EVERY_CLASS for name in cls._may_be_files}
+    secret = {
+        str(field.alias)
+        for cls in EVERY_CLASS
+        for field in cls.model_fields.values()
+        if "SecretStr" in str(field.annotation)
+    }
+    assert may_be == secret == SECRETS.keys()
+
+
+@pytest.fixture
+def _mongo_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONGO_USER", "reader")
+
+
+@pytest.mark.usefixtures("_mongo_user")
+@pytest.mark.parametrize("variable", SECRETS)
+def test_a_file_wins_over_its_variable(variable: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the file that X_FILE names exists it wins over X; one trailing newline is dropped."""
+    monkeypatch.setenv(variable, SECRETS[variable].format("variable"))
+    for newline in ("", "\n", "\r\n"):
+        (here / "secret").write_bytes((SECRETS[variable].format("file") + newline).encode())
+        monkeypatch.setenv(f"{variable}_FILE", str(here / "secret"))
+        assert read(variable) == SECRETS[variable].format("file")
+
+
+@pytest.mark.usefixtures("_mongo_user")
+@pytest.mark.parametrize("variable", SECRETS)
+def test_without_the_file_the_variable_counts(
+    variable: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the file does not exist X is used; when X is not set either, X_FILE is refused by name."""
+    monkeypatch.setenv(f"{variable}_FILE", str(here / CANARY))
+    message = refusal(FIELDS[variable][0])
+    assert message.startswith(f"{variable}_FILE: ")
+    assert "\n" not in message
+    monkeypatch.setenv(variable, SECRETS[variable].format("variable"))
+    assert read(variable) == SECRETS[variable].format("variable")
+
+
+@pytest.mark.parametrize("variable", SECRETS)
+def test_a_file_that_holds_no_value_is_refused(
+    variable: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty file, one that is not UTF-8 and one that cannot be read are refused by name, X or no X."""
+    monkeypatch.setenv(variable, SECRETS[variable].format("variable"))
+    path = here / "secret"
+    monkeypatch.setenv(f"{variable}_FILE", str(path))
+    for content in (b"", b"\n", b"\r\n", CANARY.encode() + b"\xff"):
+        path.write_bytes(content)
+        message = refusal(FIELDS[variable][0])
+        assert message.startswith(f"{variable}_FILE: ")
+        assert "\n" not in message
+    path.unlink()
+    path.mkdir()
+    assert refusal(FIELDS[variable][0]).startswith(f"{variable}_FILE: ")
+
+
+@pytest.mark.parametrize("variable", [name for name in SECRETS if "PASSWORD" not in name])
+def test_a_wrong_value_from_a_file_is_not_shown(
+    variable: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file whose content has the wrong shape is refused like the variable itself: named, not shown."""
+    (here / "secret").write_text(CANARY)
+    monkeypatch.setenv(f"{variable}_FILE", str(here / "secret"))
+    assert refusal(FIELDS[variable][0]).startswith(f"{variable}: ")
+
+
+def test_an_empty_file_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """X_FILE that is set and empty is a mistake in whatever set it, not a way to say `no file`."""
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", "")
+    assert refusal(RedisSettings).startswith("REDIS_PASSWORD_FILE: ")
+
+
+def test_only_one_newline_at_the_end_is_dropped(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret keeps every other character as it is: spaces, line breaks within, a second newline."""
+    (here / "secret").write_bytes(b" a\r\nb\rc \n\n")
+    monkeypatch.setenv("POSTGRES_PASSWORD_FILE", str(here / "secret"))
+    assert read("POSTGRES_PASSWORD") == " a\r\nb\rc \n"
+
+
+@pytest.mark.parametrize("variable", SECRETS)
+@pytest.mark.usefixtures("_mongo_user")
+def test_settings_can_be_printed(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What settings print of themselves shows no secret and no URL that holds one."""
+    monkeypatch.setenv(variable, SECRETS[variable].format(CANARY))
+    loaded = FIELDS[variable][0].load()
+    assert CANARY in read(variable)
+    assert CANARY not in f"{loaded} {loaded!r} {loaded.model_dump()} {loaded.model_dump_json()}"
+
+
+def test_a_password_without_a_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MONGO_PASSWORD without MONGO_USER is told, and not passed over."""
+    monkeypatch.setenv("MONGO_PASSWORD", CANARY)
+    assert refusal(MongoSettings) == "MONGO_USER: must be set where MONGO_PASSWORD is"
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("postgresql://db/facts", "postgresql://holdfast:p%40%2F@db/facts"),
+        ("postgres://ann@db:6432/facts", "postgresql://ann:p%40%2F@db:6432/facts"),
+        ("postgresql://ann:own@db/facts?sslmode=require", "postgresql://ann:own@db/facts?sslmode=require"),
+    ],
+)
+def test_a_password_completes_a_postgres_url(url: str, whole: str) -> None:
+    """POSTGRES_PASSWORD fills in a URL that has none, so the URL itself need not be secret."""
+    loaded = PostgresSettings.model_validate({"POSTGRES_URL": url, "POSTGRES_PASSWORD": "p@/"})
+    assert loaded.dsn() == whole
+
+
+# Sources
+
+
+def test_the_environment_wins_over_dot_env_and_that_over_a_running_up(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second terminal finds a running `holdfast up`; `.env` overrides it, and the environment both."""
+    home = Path(os.environ["HOLDFAST_HOME"])
+    (home / "run").mkdir(parents=True)
+    (home / "run" / "up.env").write_text("GW_PORT=1\nGW_WORKERS=1\nFLOWER_PORT=1\n")
+    (here / ".env").write_text("GW_PORT=2\nGW_WORKERS=2\n# a comment\n")
+    monkeypatch.setenv("GW_PORT", "3")
+    assert (read("GW_PORT"), read("GW_WORKERS"), read("FLOWER_PORT")) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("named_by", ["REDIS_URL", "REDIS_URL_FILE"])
+def test_ones_own_server_is_not_sent_the_embedded_ones_password(
+    named_by: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who names a server while `holdfast up` runs sends it no user and no password of the embedded one."""
+    home = Path(os.environ["HOLDFAST_HOME"])
+    (home / "run").mkdir(parents=True)
+    (here / "password").write_text(CANARY)
+    (here / "url").write_text("redis://own:6379/0")
+    (home / "run" / "up.env").write_text(
+        f"REDIS_URL=redis://embedded\nREDIS_USERNAME=holdfast\nREDIS_PASSWORD_FILE={here / 'password'}\n"
+        f"POSTGRES_HOST=embedded\nPOSTGRES_PASSWORD_FILE={here / 'password'}\n"
+    )
+    assert RedisSettings.load().dsn() == f"redis://holdfast:{CANARY}@embedded"
+    monkeypatch.setenv(named_by, "redis://own:6379/0" if named_by == "REDIS_URL" else str(here / "url"))
+    assert RedisSettings.load().dsn() == "redis://own:6379/0"
+    assert PostgresSettings.load().dsn() == f"postgresql://holdfast:{CANARY}@embedded:5432/holdfast"
+    monkeypatch.setenv("POSTGRES_HOST", "own")
+    assert PostgresSettings.load().dsn() == "postgresql://holdfast@own:5432/holdfast"
+
+
+def test_dot_env_may_say_where_home_is(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HOLDFAST_HOME in `.env` is where the settings of a running `up` are looked for."""
+    monkeypatch.delenv("HOLDFAST_HOME")
+    (here / ".env").write_text("HOLDFAST_HOME=elsewhere\n")
+    (here / "elsewhere" / "run").mkdir(parents=True)
+    (here / "elsewhere" / "run" / "up.env").write_text("GW_PORT=4\nHOLDFAST_HOME=wrong\n")
+    assert read("GW_PORT") == 4
+    assert HomeSettings.load().home == Path("elsewhere")
+
+
+def test_a_file_named_in_dot_env_wins_over_the_environment(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """X_FILE is the strongest source of X, wherever it is set."""
+    (here / "secret").write_text("from the file")
+    (here / ".env").write_text(f"REDIS_PASSWORD_FILE={here / 'secret'}\n")
+    monkeypatch.setenv("REDIS_PASSWORD", "from the environment")
+    assert read("REDIS_PASSWORD") == "from the file"
+
+
+def test_dollar_signs_in_dot_env_are_not_expanded(here: Path) -> None:
+    """A password in `.env` may hold a dollar sign."""
+    (here / ".env").write_text("REDIS_PASSWORD='a$HOME${HOME}b'\n")
+    assert read("REDIS_PASSWORD") == "a$HOME${HOME}b"
+
+
+def test_an_unreadable_dot_env_is_refused(here: Path) -> None:
+    """A `.env` that is not text is refused by its name, and nothing of it is shown."""
+    (here / ".env").write_bytes(b"GW_PORT=" + CANARY.encode() + b"\xff\xfe")
+    assert refusal(GatewaySettings).startswith(".env: ")
+
+
+def test_foreign_variables_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may have any other variables: only its own are read."""
+    monkeypatch.setenv("POSTGRES_SOMETHING", "x")
+    monkeypatch.setenv("GW_PORT", "not of this class")
+    assert PostgresSettings.load().pool_max == 20
+
+
+# Given variables
+
+
+def test_given_variables_are_all_that_counts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings that are loaded from a mapping look neither at the environment nor at `.env`."""
+    monkeypatch.setenv("GW_PORT", "1111")
+    (here / ".env").write_text("GW_WORKERS=7\n")
+    loaded = GatewaySettings.load({"GW_HOST": "127.0.0.2"})
+    assert (loaded.host, loaded.port, loaded.workers) == ("127.0.0.2", 8080, 1)
+    assert GatewaySettings.load().port == 1111
+
+
+def test_given_variables_may_name_files(here: Path) -> None:
+    """`X_FILE` works among given variables as it does in the environment, and a refusal shows no secret."""
+    (here / "password").write_text(CANARY)
+    given = {"POSTGRES_HOST": "h", "POSTGRES_PASSWORD_FILE": str(here / "password")}
+    assert CANARY in PostgresSettings.load(given).dsn()
+    with pytest.raises(SettingsError, match="POSTGRES_PORT") as refused:
+        PostgresSettings.load({**given, "POSTGRES_PORT": CANARY})
+    assert CANARY not in str(refused.value)
+
+
+def test_a_broker_without_a_url_is_that_of_the_given_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What completes a setting comes from the same variables as the setting itself."""
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere/0")
+    assert BrokerSettings.load({"REDIS_URL": "redis://here/0"}).dsn() == "redis://here/1"
+    assert BrokerSettings.load().dsn() == "redis://elsewhere/1"
