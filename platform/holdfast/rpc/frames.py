@@ -1,6 +1,6 @@
 """The frames of the supervisor's socket: a 4-byte big-endian length, then one msgpack array.
 
-One connection carries many calls, told apart by their id. A call has a deadline in milliseconds; its
+One connection carries many calls, each with its own id. A call has a deadline in milliseconds; its
 caller may take it back with a cancel frame. A length above MAX_FRAME is a protocol error, found before
 anything of the frame is kept, so a broken peer cannot fill the memory.
 """

@@ -15,7 +15,7 @@ from holdfast.settings.urls import check_scheme, in_url, login, quoted
 class PostgresSettings(Settings):
     """The facts. Times are in milliseconds.
 
-    The supervisor opens `pool_max` connections at the most, one of which is kept for its probes.
+    The supervisor opens at most `pool_max` connections, one of which is kept for its probes.
     """
 
     _may_be_files = frozenset({"POSTGRES_URL", "POSTGRES_PASSWORD"})

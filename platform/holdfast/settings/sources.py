@@ -138,6 +138,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read from one source of our own, in place of pydantic-settings' five."""
         return init_settings, _Files(settings_cls)
 
     @field_validator("*", mode="before")

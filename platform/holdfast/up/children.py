@@ -4,7 +4,7 @@ One loop per child (`run`). A death that nobody asked for is followed by a wait 
 10 s; a child that lived for 30 s starts again from the shortest. Each runs in a session of its own, so
 that Ctrl-C in the terminal reaches `holdfast up` alone, which stops them in order. Whatever a dead
 child leaves in its process group is killed before the next one starts: an orphaned pool process would
-go on taking work.
+continue to take work.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def failures_in_row(before: int, lived: float) -> int:
 
 
 def restart_delay(failures: int) -> float:
-    """Seconds to wait after the `failures`-th death in a row: 0.5, 1, 2, 4, 8, 10, 10 …"""
+    """Seconds to wait after the `failures`-th death in a row: 0.5, 1, 2, 4, 8, then 10 each."""
     return exponential(failures, base=0.5, cap=10.0)
 
 
