@@ -73,7 +73,7 @@ def test_flower_shows_the_tasks(stack: Stack, flower: Process) -> None:
     with Sender(stack.servers.valkey.broker_url_file.read_text()) as sender:
         task = sender.refresh(fresh(numbers))
     shown = eventually("the task in Flower", lambda: _done(stack, task), within=30)
-    assert shown["name"] == "holdfast.cache.refresh"
+    assert shown["name"] == "holdfast.refresh"
 
 
 def _done(stack: Stack, task: str) -> dict[str, Any] | None:
