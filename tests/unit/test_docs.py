@@ -52,7 +52,7 @@ def makefile_targets() -> set[str]:
 
 def made_by_a_run() -> set[str]:
     """The paths that git ignores, since a run makes them."""
-    return {line.strip("\n").lstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    return {line.lstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
 
 
 @pytest.fixture(params=DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
