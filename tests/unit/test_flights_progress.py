@@ -6,13 +6,13 @@ from io import StringIO
 
 from rich.console import Console
 
-from holdfast_flights.progress import Progress
+from holdfast_flights.progress import LoadProgress
 
 
 def shown(*, terminal: bool) -> str:
     """What a part named flights, and a line of its own, leave on the screen."""
     file = StringIO()
-    progress = Progress(Console(file=file, force_terminal=terminal, width=80))
+    progress = LoadProgress(Console(file=file, force_terminal=terminal, width=80))
     with progress.bar("flights", 10) as advance:
         advance(4)
         advance(6)

@@ -1,8 +1,8 @@
 """Loads the example: `python -m holdfast_flights.load`.
 
-Four tables go to Postgres in one transaction, the weather to MongoDB by one rename. A side that is whole
-is left alone, so a load that was killed is finished by the next one, and a further one does nothing. An
-advisory lock in Postgres lets one load run at a time. Connections come from Holdfast's settings.
+Four tables go to Postgres in one transaction, the weather to MongoDB by one rename. A database that is
+complete is not touched: the load after a killed one does the rest, and any further load does nothing. An
+advisory lock in Postgres lets one load run at a time. The connections are those of Holdfast's settings.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from holdfast.errors import HoldfastError
 from holdfast.settings import MongoSettings, PostgresSettings
 from holdfast_flights.load_tables import load_tables, lock, missing_tables
 from holdfast_flights.load_weather import drop_leftovers, load_weather, weather_is_missing
-from holdfast_flights.progress import Progress
+from holdfast_flights.progress import LoadProgress
 from holdfast_flights.sources import TABLES, WEATHER, LoadError
 
 
-async def load(progress: Progress) -> None:
-    """Load whatever is missing on either side; nothing is changed unless both can be loaded.
+async def load(progress: LoadProgress) -> None:
+    """Load what is missing in either database; nothing is changed unless both can be used.
 
     Raises:
         SettingsError: a connection's settings are wrong or absent.
@@ -67,7 +67,7 @@ async def _postgres() -> AsyncIterator[asyncpg.Connection]:
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise LoadError(f"Postgres failed during the load ({_reason(error)})") from error
     finally:
-        # Whatever failed, the end of the connection is the end of its transaction and its lock.
+        # After a failure too, the transaction and the lock end with the connection.
         connection.terminate()
 
 
@@ -100,14 +100,14 @@ async def _mongo() -> AsyncIterator[AsyncDatabase[dict[str, Any]]]:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, without the text of the error: that may hold an address or a secret."""
+    """The error's type alone: its text may hold an address or a secret."""
     return type(error).__name__
 
 
 def main() -> int:
-    """Run one load; 0 when everything is there afterwards, else one line on standard error and 1."""
+    """Run one load: 0 when the example is complete, else 1 and a line on standard error; 130 after Ctrl-C."""
     try:
-        asyncio.run(load(Progress()))
+        asyncio.run(load(LoadProgress()))
     except HoldfastError as error:
         print(f"holdfast_flights.load: {error}", file=sys.stderr)
         return 1

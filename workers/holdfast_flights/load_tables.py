@@ -1,9 +1,9 @@
 """The Postgres side of the load: four tables in one transaction, by COPY from the files' own text.
 
-Whoever else looks sees either no example or the whole of it; a load that is killed is rolled back by the
-server. COPY ... FREEZE marks every page all-visible, so that the reports' indexes answer alone at once.
-A table with the example's very columns is taken for the example's: with too few rows it is emptied and
-filled again, with more it is left alone, since later changes added them.
+Other connections see either no example or the complete one; the server rolls a killed load back. COPY ...
+FREEZE marks every page all-visible, so that the reports are answered by index-only scans from the start.
+A table with exactly the example's columns counts as the example's: with too few rows it is emptied and
+filled again; with more it stays as it is, since later changes added them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from holdfast_flights.models import Base
-from holdfast_flights.progress import Advance, Progress
+from holdfast_flights.progress import Advance, LoadProgress
 from holdfast_flights.sources import NULL, TABLES, LoadError, Source
 
 CHUNK = 256 * 1024
@@ -31,7 +31,7 @@ _COLUMNS = """
 _DIALECT = dialect()  # type: ignore[no-untyped-call]
 
 
-async def lock(connection: asyncpg.Connection, progress: Progress) -> None:
+async def lock(connection: asyncpg.Connection, progress: LoadProgress) -> None:
     """Wait until no other load runs on this server; the lock ends with the connection."""
     await connection.execute("SET statement_timeout = 0; SET lock_timeout = 0")
     if not await connection.fetchval(f"SELECT pg_try_advisory_lock({_LOCK})"):
@@ -43,14 +43,14 @@ async def missing_tables(connection: asyncpg.Connection) -> list[Source]:
     """The sources whose table is absent or has fewer rows than the file.
 
     Raises:
-        LoadError: a table or view of that name has other columns; it is someone's own.
+        LoadError: a table or view of that name has other columns; it is somebody else's.
     """
     missing = []
     for source in TABLES:
         rows = await connection.fetch(_COLUMNS, source.name)
         if rows:
-            found = {row["attname"]: row["type"] for row in rows}
-            if not rows[0]["is_table"] or found != await _wanted(connection, source):
+            columns = {row["attname"]: row["type"] for row in rows}
+            if not rows[0]["is_table"] or columns != await _expected_columns(connection, source):
                 raise LoadError(
                     f"Postgres already has a {source.name!r} that is not the example's; nothing was "
                     "changed. Rename it, or give the example a database of its own."
@@ -61,8 +61,10 @@ async def missing_tables(connection: asyncpg.Connection) -> list[Source]:
     return missing
 
 
-async def load_tables(connection: asyncpg.Connection, sources: Sequence[Source], progress: Progress) -> None:
-    """Create and fill the tables of these sources, all or none.
+async def load_tables(
+    connection: asyncpg.Connection, sources: Sequence[Source], progress: LoadProgress
+) -> None:
+    """Create and fill the tables of these sources: all of them or none.
 
     Raises:
         LoadError: a file held another number of rows than it should.
@@ -79,7 +81,7 @@ async def load_tables(connection: asyncpg.Connection, sources: Sequence[Source],
             await connection.execute(f"ANALYZE {source.name}")
 
 
-async def _copy(connection: asyncpg.Connection, source: Source, progress: Progress) -> None:
+async def _copy(connection: asyncpg.Connection, source: Source, progress: LoadProgress) -> None:
     with source.open() as (stream, size), progress.bar(source.name, size) as advance:
         header = stream.readline()
         advance(len(header))
@@ -102,8 +104,8 @@ async def _chunks(stream: IO[bytes], advance: Advance) -> AsyncIterator[bytes]:
         advance(len(chunk))
 
 
-async def _wanted(connection: asyncpg.Connection, source: Source) -> dict[str, str]:
-    """The model's columns with their types as this server spells them."""
+async def _expected_columns(connection: asyncpg.Connection, source: Source) -> dict[str, str]:
+    """The model's columns, with the names that this server gives to their types."""
     columns = _table(source).columns
     types = await connection.fetch(
         "SELECT format_type(to_regtype(t), NULL) AS type FROM unnest($1::text[]) t",

@@ -1,7 +1,7 @@
 """The MongoDB side of the load: a staging collection, its indexes, then one rename into place.
 
-Readers see the old collection or the whole new one. Each load stages under a name of its own, so that
-what a killed one left, or is still having written, cannot mix with the next.
+Readers see the old collection or the complete new one. Each load has a staging collection of its own name:
+what a killed load left, or what the server still writes for it, cannot mix with the next load.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from uuid import uuid4
 from pymongo.asynchronous.database import AsyncDatabase
 
 from holdfast_flights.models import Observation
-from holdfast_flights.progress import Progress
+from holdfast_flights.progress import LoadProgress
 from holdfast_flights.sources import WEATHER, LoadError, read_observations
 
 BATCH = 2_500
@@ -25,7 +25,7 @@ async def weather_is_missing(database: AsyncDatabase[dict[str, Any]]) -> bool:
     """Whether the collection is absent or holds fewer observations than the file.
 
     Raises:
-        LoadError: a collection or view of that name holds other documents; it is someone's own.
+        LoadError: a collection or view of that name holds other documents; it is somebody else's.
     """
     fields = set(Observation.model_fields) - {"id", "revision_id"}
     other = {"$or": [{field: {"$exists": False}} for field in sorted(fields)]}
@@ -40,12 +40,12 @@ async def weather_is_missing(database: AsyncDatabase[dict[str, Any]]) -> bool:
 
 
 async def drop_leftovers(database: AsyncDatabase[dict[str, Any]]) -> None:
-    """Drop what loads that were killed have staged. Only while no other load can be running."""
+    """Drop the staging collections of killed loads. Call it only while no other load can run."""
     for name in await database.list_collection_names(filter={"name": {"$regex": f"^{STAGING}"}}):
         await database.drop_collection(name)
 
 
-async def load_weather(database: AsyncDatabase[dict[str, Any]], progress: Progress) -> None:
+async def load_weather(database: AsyncDatabase[dict[str, Any]], progress: LoadProgress) -> None:
     """Put the observations and their indexes in place, all at once.
 
     Raises:

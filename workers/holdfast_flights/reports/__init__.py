@@ -1,1 +1,1 @@
-"""The example's seven reports, one module each. Holdfast finds them here by walking the package."""
+"""The example's seven reports, one module for each: Holdfast loads every module of this package."""

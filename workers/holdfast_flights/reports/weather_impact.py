@@ -1,9 +1,9 @@
-"""What the weather costs: delays and cancellations by wind, rain or visibility.
+"""The effect of the weather: delays and cancellations by wind, rain or visibility.
 
-The facts are in Postgres and the weather is in MongoDB: one query of each, joined here. A flight meets
-the observation of its origin at its scheduled year, month, day and hour. Flights without one are left
-out, and so are flights whose observation has no value of the factor, since they belong to no bin. The
-end of daylight saving time repeats a local hour: of two observations with a value the earlier counts.
+The flights are in Postgres and the weather is in MongoDB: one query of each, joined here. A flight belongs
+to the observation of its origin at its scheduled year, month, day and hour. Flights without an observation
+are left out, and so are those whose observation has no value of the factor, since they have no bin. The end
+of daylight saving time repeats a local hour: of two observations with a value, the earlier one counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from holdfast_flights.models import Flight, Observation
 from holdfast_flights.vocabulary import EVERY_ORIGIN, Origin, cancelled, flights, only
 
 Bin = tuple[float, float | None]
-"""Its two bounds; None is no upper bound."""
+"""The lower and the upper bound; None where there is no upper bound."""
 
 DAY = ("origin", "year", "month", "day")
 TOTALS = ("flights", "cancelled", "departed", "delay")
