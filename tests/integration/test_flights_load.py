@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 from pymongo import AsyncMongoClient, MongoClient
+from tests.support.environment import environment_without_settings
 
 from holdfast.embedded import Mongo, Postgres
 from holdfast_flights.load import main
@@ -34,9 +34,8 @@ class Databases:
         self._mongo = mongo
         self.name = f"load_{uuid4().hex}"
         self.home = home
-        inherited = {n: v for n, v in os.environ.items() if not n.startswith(("POSTGRES_", "MONGO_"))}
         self.env = {
-            **inherited,
+            **environment_without_settings(),
             **postgres.env(),
             **mongo.env(),
             "POSTGRES_DB": self.name,
@@ -174,7 +173,7 @@ def test_an_empty_value_is_null_on_both_sides(loaded: Databases) -> None:
 
 
 def test_a_second_load_changes_nothing(loaded: Databases) -> None:
-    """Loading what is whole does nothing: no table is written anew, and one line says so."""
+    """Loading what is whole does nothing: no table is written again, and one line says so."""
     files = "SELECT relname, relfilenode FROM pg_class WHERE relkind = 'r' ORDER BY relname"
     before = loaded.sql(files), loaded.documents(lambda d: d["weather"].find_one())
     done = loaded.load()

@@ -29,7 +29,7 @@ from holdfast.embedded import Postgres, Server
 from holdfast.errors import AuthenticationFailed, PoolExhausted
 from holdfast.links.postgres import PostgresAdapter
 from holdfast.links.state import LinkState, Phase
-from holdfast.processes.files import pick_port
+from holdfast.processes.ports import pick_port
 from holdfast.settings import PostgresSettings
 
 

@@ -11,7 +11,7 @@ from tests.support.stack import Stack
 from tests.support.waiting import eventually, took
 
 from holdfast.errors import LinkDown, SupervisorUnavailable
-from holdfast.processes.files import pick_port
+from holdfast.processes.ports import pick_port
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from celery import Celery
 from tests.support.stack import Stack
 from tests.support.variants import Variant
 
-REFRESH = "holdfast.cache.refresh"
+REFRESH = "holdfast.refresh"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 from redis import Redis
 
 from holdfast.embedded import Mongo, Postgres, Server, Valkey
-from holdfast.processes.files import read_secret
+from holdfast.embedded.secrets import read_secret
 
 T = TypeVar("T")
 

@@ -32,7 +32,7 @@ from tests.support.process import Process
 from tests.support.servers import Servers
 from tests.support.waiting import eventually
 
-from holdfast.processes.files import pick_port
+from holdfast.processes.ports import pick_port
 from holdfast.rpc.client import Client
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ class Stack:
     def _environment(self, settings: dict[str, str]) -> dict[str, str]:
         return {
             **environment_without_settings(),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             "HOLDFAST_HOME": str(self.home),
             "SUPERVISOR_PORT": str(self.port()),
             **self.settings,
