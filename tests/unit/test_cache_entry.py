@@ -24,7 +24,7 @@ from holdfast.cache.entry import (
     HEADER_BYTES,
     SCHEMA,
     Entry,
-    State,
+    Freshness,
     Times,
     Unusable,
     build,
@@ -152,18 +152,18 @@ def test_an_entry_is_fresh_then_stale_then_expired() -> None:
     entry = entry_of([])
     fresh_until, stale_until = entry.fresh_until, entry.stale_until
     assert (fresh_until, stale_until) == (entry.computed_at + 30, entry.computed_at + 100)
-    assert entry.state(entry.computed_at) is State.FRESH
-    assert entry.state(fresh_until - 0.001) is State.FRESH
-    assert entry.state(fresh_until) is State.STALE
-    assert entry.state(stale_until - 0.001) is State.STALE
-    assert entry.state(stale_until) is State.EXPIRED
+    assert entry.freshness(entry.computed_at) is Freshness.FRESH
+    assert entry.freshness(fresh_until - 0.001) is Freshness.FRESH
+    assert entry.freshness(fresh_until) is Freshness.STALE
+    assert entry.freshness(stale_until - 0.001) is Freshness.STALE
+    assert entry.freshness(stale_until) is Freshness.EXPIRED
 
 
 @given(ENTRIES, MOMENT, MOMENT)
 def test_an_entry_never_becomes_fresher(entry: Entry, one: float, two: float) -> None:
     """As time passes the state only moves from fresh to stale to expired."""
-    order = [State.FRESH, State.STALE, State.EXPIRED]
-    early, late = entry.state(min(one, two)), entry.state(max(one, two))
+    order = [Freshness.FRESH, Freshness.STALE, Freshness.EXPIRED]
+    early, late = entry.freshness(min(one, two)), entry.freshness(max(one, two))
     assert order.index(early) <= order.index(late)
 
 
