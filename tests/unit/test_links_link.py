@@ -11,23 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.backoff import Schedule
+from holdfast.backoff import Backoff
 from holdfast.errors import AuthenticationFailed, DeadlineExceeded, LinkDown, LinkLost, SettingsError
-from holdfast.links.link import (
+from holdfast.links.adapter import PoolStatus
+from holdfast.links.link import Link
+from holdfast.links.mongo import MongoAdapter
+from holdfast.links.redis import RedisAdapter
+from holdfast.links.state import (
     Action,
     Attempting,
     Event,
     Failed,
-    Link,
     LinkState,
     Lost,
     Opened,
     Phase,
-    PoolStatus,
     step,
 )
-from holdfast.links.mongo import MongoAdapter
-from holdfast.links.redis import RedisAdapter
 from holdfast.settings import MongoSettings, RedisSettings
 
 TIMES = st.floats(0, 4e9)
@@ -199,7 +199,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def test_a_link_that_is_not_up_fails_at_once_with_the_time_of_its_next_attempt() -> None:
     """Callers learn without waiting that a link is not up, and in how many seconds it is tried again."""
-    link = Link(Server(), Schedule(base=1, cap=10), clock=lambda: 1000.0)
+    link = Link(Server(), Backoff(base=1, cap=10), clock=lambda: 1000.0)
     link.state = LinkState(Phase.DOWN, 900.0, 7, 2, "refused", 1004.25)
     with pytest.raises(LinkDown, match=r"^memory is down$") as caught:
         link.check()
@@ -217,7 +217,7 @@ def test_a_link_that_is_not_up_fails_at_once_with_the_time_of_its_next_attempt()
 @given(TIMES, TIMES)
 def test_a_clock_that_was_set_back_sends_nobody_away_for_hours(next_retry_at: float, now: float) -> None:
     """However the clock moved since the last attempt, `retry_in` is between nothing and the longest delay."""
-    link = Link(Server(), Schedule(base=1, cap=10), clock=lambda: now)
+    link = Link(Server(), Backoff(base=1, cap=10), clock=lambda: now)
     link.state = LinkState(Phase.BACKING_OFF, now, 1, 0, "refused", next_retry_at)
     with pytest.raises(LinkDown) as caught:
         link.check()
@@ -226,7 +226,7 @@ def test_a_clock_that_was_set_back_sends_nobody_away_for_hours(next_retry_at: fl
 
 def test_use_does_not_touch_a_link_that_is_not_up(run_leaping: Leaping) -> None:
     """Nothing is asked of a connection while its link is not up; the body does not begin."""
-    link = Link(Server(), Schedule())
+    link = Link(Server(), Backoff())
 
     async def run() -> None:
         async with link.use():
@@ -243,7 +243,7 @@ def test_a_server_that_never_answers_is_tried_for_ever_at_the_cap(run_leaping: L
     seen: list[Phase] = []
     link = Link(
         server,
-        Schedule(base=1, cap=10),
+        Backoff(base=1, cap=10),
         rng=Exact(),
         on_change=lambda _, state: seen.append(state.phase),
     )
@@ -265,7 +265,7 @@ def test_a_server_that_never_answers_is_tried_for_ever_at_the_cap(run_leaping: L
 def test_a_link_comes_back_and_is_probed(run_leaping: Leaping) -> None:
     """A link opens, is probed every second, is lost after two failed probes, and opens again by itself."""
     server = Server()
-    link = Link(server, Schedule(base=1, cap=10), rng=Exact())
+    link = Link(server, Backoff(base=1, cap=10), rng=Exact())
 
     async def run() -> None:
         task = asyncio.create_task(link.run())
@@ -291,7 +291,7 @@ def test_one_late_answer_is_no_loss(run_leaping: Leaping) -> None:
     """A single failed probe changes nothing: a slow network must not make a link flap."""
     server = Server()
     phases: list[Phase] = []
-    link = Link(server, Schedule(), on_change=lambda _, state: phases.append(state.phase))
+    link = Link(server, Backoff(), on_change=lambda _, state: phases.append(state.phase))
 
     async def run() -> None:
         task = asyncio.create_task(link.run())
@@ -308,7 +308,7 @@ def test_one_late_answer_is_no_loss(run_leaping: Leaping) -> None:
 def test_a_refused_password_is_a_loss_at_once(run_leaping: Leaping) -> None:
     """A rotated password needs no second proof: the link reopens, with the settings as they are then."""
     server = Server()
-    link = Link(server, Schedule())
+    link = Link(server, Backoff())
 
     async def run() -> None:
         task = asyncio.create_task(link.run())
@@ -324,7 +324,7 @@ def test_a_refused_password_is_a_loss_at_once(run_leaping: Leaping) -> None:
 def test_whoever_sees_a_connection_break_has_it_probed_at_once(run_leaping: Leaping) -> None:
     """A call that loses its connection is told so, and the link finds out before its next regular probe."""
     server = Server()
-    link = Link(server, Schedule())
+    link = Link(server, Backoff())
 
     async def run() -> None:
         task = asyncio.create_task(link.run())
@@ -345,7 +345,7 @@ def test_whoever_sees_a_connection_break_has_it_probed_at_once(run_leaping: Leap
 def test_a_link_that_is_ended_closes_its_connections(run_leaping: Leaping) -> None:
     """Cancelling a link's life closes what it had open."""
     server = Server()
-    link = Link(server, Schedule())
+    link = Link(server, Backoff())
 
     async def run() -> None:
         task = asyncio.create_task(link.run())
