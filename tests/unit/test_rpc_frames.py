@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from holdfast.errors import ProtocolError, ResultTooLarge
-from holdfast.rpc import frames as wire
+from holdfast.rpc import frames
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 INTEGERS = st.integers(-(2**63), 2**64 - 1)
@@ -22,23 +22,23 @@ VALUES = st.recursive(
 )
 IDS = st.integers(0, 2**53)
 FRAMES = st.one_of(
-    st.builds(wire.Call, IDS, TEXT, st.integers(0, 300_000), st.dictionaries(TEXT, VALUES, max_size=4)),
-    st.builds(wire.Reply, IDS, VALUES),
-    st.builds(wire.Failure, IDS, st.dictionaries(TEXT, VALUES, max_size=4)),
-    st.builds(wire.Cancel, IDS),
+    st.builds(frames.Call, IDS, TEXT, st.integers(0, 300_000), st.dictionaries(TEXT, VALUES, max_size=4)),
+    st.builds(frames.Reply, IDS, VALUES),
+    st.builds(frames.Failure, IDS, st.dictionaries(TEXT, VALUES, max_size=4)),
+    st.builds(frames.Cancel, IDS),
 )
 
 
-def read_all(*chunks: bytes, closed: bool = True) -> list[wire.Frame]:
+def read_all(*chunks: bytes, closed: bool = True) -> list[frames.Frame]:
     """The frames of a connection on which those chunks arrive; waiting for more than arrives is an error."""
 
-    async def run() -> list[wire.Frame]:
+    async def run() -> list[frames.Frame]:
         stream = asyncio.StreamReader()
-        frames: list[wire.Frame] = []
+        received: list[frames.Frame] = []
 
         async def read() -> None:
-            while (frame := await wire.read(stream)) is not None:
-                frames.append(frame)
+            while (frame := await frames.read(stream)) is not None:
+                received.append(frame)
 
         async with asyncio.timeout(5), asyncio.TaskGroup() as group:
             group.create_task(read())
@@ -47,7 +47,7 @@ def read_all(*chunks: bytes, closed: bool = True) -> list[wire.Frame]:
                 await asyncio.sleep(0)
             if closed:
                 stream.feed_eof()
-        return frames
+        return received
 
     try:
         return asyncio.run(run())
@@ -65,20 +65,20 @@ def framed(payload: bytes) -> bytes:
 
 
 @given(st.lists(FRAMES, max_size=4), st.lists(st.integers(1, 40), max_size=20))
-def test_frames_arrive_as_they_were_sent(frames: list[wire.Frame], cuts: list[int]) -> None:
+def test_frames_arrive_as_they_were_sent(sent_frames: list[frames.Frame], cuts: list[int]) -> None:
     """Whatever pieces the connection delivers them in, the same frames come out, in order."""
-    sent = b"".join(wire.encode(frame) for frame in frames)
+    sent = b"".join(frames.encode(frame) for frame in sent_frames)
     chunks, rest = [], sent
     for cut in cuts:
         chunks.append(rest[:cut])
         rest = rest[cut:]
-    assert read_all(*[chunk for chunk in chunks if chunk], rest) == frames
+    assert read_all(*[chunk for chunk in chunks if chunk], rest) == sent_frames
 
 
 @given(FRAMES, st.data())
-def test_a_cut_off_frame_is_an_error(frame: wire.Frame, data: st.DataObject) -> None:
+def test_a_cut_off_frame_is_an_error(frame: frames.Frame, data: st.DataObject) -> None:
     """A connection that ends within a frame is a protocol error; one that ends between two is the end."""
-    sent = wire.encode(frame)
+    sent = frames.encode(frame)
     cut = data.draw(st.integers(1, len(sent) - 1))
     with pytest.raises(ProtocolError, match="ended within"):
         read_all(sent + sent[:cut])
@@ -86,7 +86,7 @@ def test_a_cut_off_frame_is_an_error(frame: wire.Frame, data: st.DataObject) -> 
     assert read_all(b"") == []
 
 
-@pytest.mark.parametrize("length", [wire.MAX_FRAME + 1, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("length", [frames.MAX_FRAME + 1, 2**31, 2**32 - 1])
 def test_an_oversized_frame_is_refused_by_its_length(length: int) -> None:
     """A length beyond the limit is refused at once, before anything of the frame has arrived."""
     with pytest.raises(ProtocolError, match="more than"):
@@ -96,7 +96,7 @@ def test_an_oversized_frame_is_refused_by_its_length(length: int) -> None:
 def test_a_length_within_the_limit_waits_for_its_frame() -> None:
     """The longest length that is allowed is no error: only the missing bytes are."""
     with pytest.raises(ProtocolError, match="ended within a frame"):
-        read_all(wire.MAX_FRAME.to_bytes(4, "big") + b"x")
+        read_all(frames.MAX_FRAME.to_bytes(4, "big") + b"x")
 
 
 @given(st.binary(max_size=200))
@@ -113,22 +113,22 @@ def test_a_length_within_the_limit_waits_for_its_frame() -> None:
 def test_garbage_is_a_protocol_error_or_a_frame(payload: bytes) -> None:
     """Bytes of any kind end as a frame or as a ProtocolError: never as another exception."""
     try:
-        frames = read_all(framed(payload))
+        received = read_all(framed(payload))
     except ProtocolError:
         return
-    assert isinstance(frames[0], wire.Frame)
+    assert isinstance(received[0], frames.Frame)
 
 
 @given(FRAMES, st.data())
-def test_a_damaged_frame_harms_nobody_else(frame: wire.Frame, data: st.DataObject) -> None:
+def test_a_damaged_frame_harms_nobody_else(frame: frames.Frame, data: st.DataObject) -> None:
     """A changed byte within a frame gives a frame or a ProtocolError, and nothing worse."""
-    payload = bytearray(wire.encode(frame)[4:])
+    payload = bytearray(frames.encode(frame)[4:])
     payload[data.draw(st.integers(0, len(payload) - 1))] ^= data.draw(st.integers(1, 255))
     try:
-        frames = read_all(framed(bytes(payload)))
+        received = read_all(framed(bytes(payload)))
     except ProtocolError:
         return
-    assert isinstance(frames[0], wire.Frame)
+    assert isinstance(received[0], frames.Frame)
 
 
 def test_a_frame_of_another_type_of_value_is_refused() -> None:
@@ -149,11 +149,11 @@ def test_a_frame_of_another_type_of_value_is_refused() -> None:
 
 def test_the_longest_frame_may_be_sent_and_no_longer_one() -> None:
     """What is too large for a frame is told to its sender, with the sizes, and nothing is sent."""
-    overhead = len(wire.encode(wire.Reply(1, b"x" * 2**17))) - 4 - 2**17
-    largest = wire.Reply(1, bytes(wire.MAX_FRAME - overhead))
-    assert len(wire.encode(largest)) == 4 + wire.MAX_FRAME
+    overhead = len(frames.encode(frames.Reply(1, b"x" * 2**17))) - 4 - 2**17
+    largest = frames.Reply(1, bytes(frames.MAX_FRAME - overhead))
+    assert len(frames.encode(largest)) == 4 + frames.MAX_FRAME
     with pytest.raises(ResultTooLarge, match="33,554,433 bytes is more than a frame's 33,554,432"):
-        wire.encode(wire.Reply(1, bytes(wire.MAX_FRAME - overhead + 1)))
+        frames.encode(frames.Reply(1, bytes(frames.MAX_FRAME - overhead + 1)))
 
 
 def circular() -> list[Any]:
@@ -167,4 +167,4 @@ def circular() -> list[Any]:
 def test_a_value_that_cannot_be_sent_is_a_protocol_error(value: object) -> None:
     """What msgpack has no form for is one kind of error, whatever the encoder calls it."""
     with pytest.raises(ProtocolError, match="cannot be sent"):
-        wire.encode(wire.Reply(1, value))
+        frames.encode(frames.Reply(1, value))
