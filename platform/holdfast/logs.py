@@ -1,4 +1,8 @@
-"""Logging: structlog, as JSON lines where a program reads them and as coloured lines on a terminal."""
+"""Logging by structlog: coloured lines on a terminal, JSON lines elsewhere.
+
+An event is a sentence for people and an `action` for programs: `log.warning("Redis could not be read.",
+action="cache_read_failed")`. The action is what searches and alerts name, so it never changes.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,9 @@ import structlog
 
 
 def configure(process: str) -> None:
-    """Set up logging for this process, whose name goes into every line.
+    """Set up the logging of a process; every line carries its name.
 
-    The standard library's loggers (uvicorn, PyMongo, Celery) end in the same stream from WARNING up.
+    The loggers of the standard library (uvicorn, PyMongo, Celery) write to the same stream, from WARNING up.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
