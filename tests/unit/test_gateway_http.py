@@ -12,18 +12,16 @@ from hypothesis import strategies as st
 
 from holdfast.cache.entry import Entry, build
 from holdfast.errors import HoldfastError, InvalidParams, LinkDown, UnknownReport
-from holdfast_gateway.app import _problem
 from holdfast_gateway.http import (
     Cache,
     Encoding,
     Encodings,
     Headers,
-    Problem,
     Representation,
     cors,
     matches,
-    unavailable,
 )
+from holdfast_gateway.problems import Problem, problem_of, unavailable
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 TOKENS = r"[a-z0-9!#$%&'*+.^_`|~-]+"
@@ -48,7 +46,8 @@ def shown(entry: Entry | None = None, *, private: bool = False) -> Representatio
 
 
 def well_formed(headers: Headers) -> None:
-    """Names are lower-case tokens and values printable ASCII: nothing can split a header."""
+    """Names are lower-case tokens, none of them twice, and values printable ASCII: nothing splits them."""
+    assert len(dict(headers)) == len(headers)
     for name, value in headers:
         assert re.fullmatch(TOKENS, name)
         assert value.isascii()
@@ -112,8 +111,7 @@ def test_no_header_makes_an_encoding_that_it_does_not_name(accept: str) -> None:
 def test_choices_do_not_pile_up() -> None:
     """A client that sends a new header each time gets its answer, and no memory is kept for each."""
     encodings = Encodings()
-    for n in range(2000):
-        assert encodings.choose(f"x{n}, gzip") == "gzip"
+    assert {encodings.choose(f"x{n}, gzip") for n in range(2000)} == {"gzip"}
     assert len(encodings._choices) <= 256
 
 
@@ -220,7 +218,7 @@ def test_age_grows_and_is_never_negative() -> None:
     assert dict(representation.headers("HIT", "", -7.5, 900))["age"] == "0"
 
 
-def test_what_one_client_is_told_is_not_told_to_another() -> None:
+def test_headers_of_one_answer_are_not_sent_with_another() -> None:
     """Headers are kept for a second; those of another encoding or outcome are never sent instead."""
     representation = shown()
     asked: list[tuple[Cache, Encoding]] = [
@@ -230,9 +228,9 @@ def test_what_one_client_is_told_is_not_told_to_another() -> None:
         ("HIT", "zstd"),
         ("MISS", ""),
     ]
-    for cache, encoding in [*asked, *reversed(asked)]:
-        headers = dict(representation.headers(cache, encoding, 5, 895))
-        assert (headers["x-cache"], headers.get("content-encoding", "")) == (cache, encoding)
+    order = [*asked, *reversed(asked)]
+    answers = [dict(representation.headers(cache, encoding, 5, 895)) for cache, encoding in order]
+    assert [(headers["x-cache"], headers.get("content-encoding", "")) for headers in answers] == order
 
 
 def test_the_etag_is_the_digest_of_the_rows() -> None:
@@ -255,12 +253,8 @@ def test_headers_of_an_answer_are_well_formed(
 ) -> None:
     """Whatever the times are, no header holds a control character, and none is there twice."""
     representation = Representation(ENTRY, private=private)
-    for headers in (
-        representation.headers(cache, encoding, age, left),
-        representation.not_modified(cache, age, left),
-    ):
-        well_formed(headers)
-        assert len(dict(headers)) == len(headers)
+    well_formed(representation.headers(cache, encoding, age, left))
+    well_formed(representation.not_modified(cache, age, left))
 
 
 ENTRY = entry_of(3)
@@ -269,18 +263,27 @@ ENTRY = entry_of(3)
 # Other origins
 
 
-def test_only_a_listed_origin_may_read_an_answer() -> None:
-    """An origin in GW_CORS_ORIGINS gets its own name back, and any other gets nothing."""
-    allowed = frozenset({"https://a.example"})
-    assert ("access-control-allow-origin", "https://a.example") in cors("https://a.example", allowed)
-    for origin in (None, "", "*", "null", "https://b.example", "https://a.example.org", "HTTPS://a.example"):
-        assert not [name for name, _ in cors(origin, allowed) if name.startswith("access-control")]
+ALLOWED = frozenset({"https://a.example"})
 
 
-def test_a_shared_cache_keeps_origins_apart() -> None:
+def test_a_listed_origin_may_read_an_answer() -> None:
+    """An origin in GW_CORS_ORIGINS gets its own name back."""
+    assert ("access-control-allow-origin", "https://a.example") in cors("https://a.example", ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [None, "", "*", "null", "https://b.example", "https://a.example.org", "HTTPS://a.example"],
+)
+def test_only_a_listed_origin_may_read_an_answer(origin: str | None) -> None:
+    """Any other origin, however near, gets nothing."""
+    assert not [name for name, _ in cors(origin, ALLOWED) if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize("origin", [None, "https://a.example", "https://b.example"])
+def test_a_shared_cache_keeps_origins_apart(origin: str | None) -> None:
     """Where origins make a difference every answer says so, lest one page's answer be given to another."""
-    for origin in (None, "https://a.example", "https://b.example"):
-        assert ("vary", "origin") in cors(origin, frozenset({"https://a.example"}))
+    assert ("vary", "origin") in cors(origin, ALLOWED)
 
 
 # Problems
@@ -291,13 +294,13 @@ def test_a_shared_cache_keeps_origins_apart() -> None:
 def test_a_problem_document_carries_any_text_safely(detail: str, further: str) -> None:
     """RFC 9457: type, title, status and detail, as JSON; no text of a request reaches its headers."""
     problem = Problem(422, "Unprocessable Content", detail, errors=[further])
-    well_formed(problem.headers)
-    assert dict(problem.headers) == {
+    well_formed(problem.response.headers)
+    assert dict(problem.response.headers) == {
         "content-type": "application/problem+json",
         "cache-control": "no-store",
         "x-content-type-options": "nosniff",
     }
-    document = json.loads(problem.body)
+    document = json.loads(problem.response.body)
     assert (document["type"], document["title"], document["status"]) == (
         "about:blank",
         "Unprocessable Content",
@@ -313,8 +316,8 @@ def test_a_problem_document_carries_any_text_safely(detail: str, further: str) -
 def test_retry_after_is_never_too_early(seconds: float, header: str) -> None:
     """Retry-After is in whole seconds, at least one, and not before the moment that is meant."""
     problem = unavailable("Not now.", seconds)
-    assert problem.status == 503
-    assert dict(problem.headers)["retry-after"] == header
+    assert problem.response.status == 503
+    assert dict(problem.response.headers)["retry-after"] == header
 
 
 def every(root: type[HoldfastError] = HoldfastError) -> list[type[HoldfastError]]:
@@ -322,30 +325,40 @@ def every(root: type[HoldfastError] = HoldfastError) -> list[type[HoldfastError]
     return [root, *(found for child in root.__subclasses__() for found in every(child))]
 
 
-@pytest.mark.parametrize(
-    "cls", sorted(set(every()) - {UnknownReport, InvalidParams}, key=lambda c: c.__name__)
-)
+INSIDE = [error for error in every() if error not in (UnknownReport, InvalidParams)]
+"""The errors that a client can do nothing about."""
+
+
+@pytest.mark.parametrize("cls", INSIDE, ids=lambda cls: cls.__name__)
 def test_what_went_wrong_inside_stays_inside(cls: type[HoldfastError]) -> None:
     """No error shows an address, a query or a secret: its message and details never reach a client."""
     canary = "postgresql://u:canary@10.0.0.7/db SELECT"
-    problem = _problem(cls(canary, link="postgres", address=canary, retry_in=3.5))
-    assert b"canary" not in problem.body
-    assert b"SELECT" not in problem.body
-    well_formed(problem.headers)
-    assert "canary" not in str(problem.headers)
-    assert problem.status in {202, 500, 503}
+    problem = problem_of(cls(canary, link="postgres", address=canary, retry_in=3.5))
+    assert b"canary" not in problem.response.body
+    assert b"SELECT" not in problem.response.body
+    well_formed(problem.response.headers)
+    assert "canary" not in str(problem.response.headers)
+    assert problem.response.status in {202, 500, 503}
     if cls.retryable:
-        assert problem.status == 503
-    if problem.status == 503:
-        assert dict(problem.headers)["retry-after"] == "4"
+        assert problem.response.status == 503
+    if problem.response.status == 503:
+        assert dict(problem.response.headers)["retry-after"] == "4"
 
 
-def test_what_the_client_can_mend_is_told() -> None:
-    """An unknown report is 404 with the known ones, and a wrong parameter is 422 with its name."""
-    missing = _problem(UnknownReport("there is no report 'x'", known=["a"]))
-    assert (missing.status, json.loads(missing.body)["reports"]) == (404, ["a"])
+def test_an_unknown_report_is_answered_with_the_known_ones() -> None:
+    """An unknown report is 404 with the names of the known ones."""
+    response = problem_of(UnknownReport("there is no report 'x'", known=["a"])).response
+    assert (response.status, json.loads(response.body)["reports"]) == (404, ["a"])
+
+
+def test_a_wrong_parameter_is_answered_with_its_name() -> None:
+    """A wrong parameter is 422 with its name and the reason."""
     errors: list[dict[str, Any]] = [{"name": "month", "reason": "is required"}]
-    wrong = _problem(InvalidParams("month: is required", errors=errors))
-    assert (wrong.status, json.loads(wrong.body)["errors"]) == (422, errors)
-    down = _problem(LinkDown("postgres is down", link="postgres", retry_in=2))
-    assert "Postgres is down" in json.loads(down.body)["detail"]
+    response = problem_of(InvalidParams("month: is required", errors=errors)).response
+    assert (response.status, json.loads(response.body)["errors"]) == (422, errors)
+
+
+def test_a_link_that_is_down_is_named() -> None:
+    """Where a database is down the problem says which one."""
+    response = problem_of(LinkDown("postgres is down", link="postgres", retry_in=2)).response
+    assert "Postgres is down" in json.loads(response.body)["detail"]
