@@ -108,7 +108,7 @@ def test_who_has_other_rows_gets_200(gateway: Gateway) -> None:
 def test_a_body_comes_in_the_encoding_that_is_asked_for(
     gateway: Gateway, accepted: str, encoding: str
 ) -> None:
-    """gzip and zstd are sent where they are accepted, and hold the same body."""
+    """A body as gzip or zstd is sent where that is accepted, and holds the same."""
     variant = fresh(numbers, upto=500)
     plain = gateway.get(variant.target)
     assert "content-encoding" not in plain.headers

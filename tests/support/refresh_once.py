@@ -1,6 +1,6 @@
-"""A process that does one refresh over the supervisor's socket, as a worker does: REPORT key=value …
+"""A process that does one refresh over the supervisor's socket, as a worker does.
 
-It prints "changed", "unchanged", or the name of the error.
+Its arguments are REPORT key=value …; it prints "changed", "unchanged", or the name of the error.
 """
 
 from __future__ import annotations

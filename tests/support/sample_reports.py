@@ -39,6 +39,8 @@ class Reading(Document):
     value: float
 
     class Settings:
+        """Where Beanie keeps it."""
+
         name = "sample_readings"
 
 
