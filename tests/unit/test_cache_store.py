@@ -36,6 +36,7 @@ class Clock:
     now: float = BEGIN
 
     def __call__(self) -> float:
+        """The time."""
         return self.now
 
 

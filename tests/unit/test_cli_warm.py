@@ -27,6 +27,7 @@ class Counts:
         self.asked = 0
 
     async def __call__(self) -> int:
+        """The next count."""
         self.asked += 1
         self._last = next(self._left, self._last)
         return self._last
