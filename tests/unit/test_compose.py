@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from holdfast.embedded.valkey import USERS
 from holdfast.settings import EVERY_CLASS
+from holdfast.up.plan import PROCESSES
 
 COMPOSE = Path(__file__).parents[2] / "compose"
 DOCUMENT: dict[str, Any] = YAML(typ="safe").load((COMPOSE / "compose.yml").read_text())
@@ -63,17 +64,15 @@ def test_it_is_a_compose_file() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_the_same_processes_run() -> None:
+@pytest.mark.parametrize("name", [*PROCESSES, "load"])
+def test_the_same_processes_run(name: str) -> None:
     """Every process of `holdfast up` is a service, started by the command of its name."""
-    from holdfast.up.plan import PROCESSES
-
-    for name in (*PROCESSES, "load"):
-        assert SERVICES[name]["command"][:2] == ["holdfast", name]
+    assert SERVICES[name]["command"][:2] == ["holdfast", name]
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_service_is_checked_or_says_why_not(name: str) -> None:
-    """A service has a health check, or a label that tells the reason why there is none."""
+    """A service has a health check, or a label with the reason why there is none."""
     reason = SERVICES[name].get("labels", {}).get("holdfast.healthcheck", "")
     assert ("test" in SERVICES[name].get("healthcheck", {})) != reason.startswith("none: ")
 
@@ -93,14 +92,18 @@ def test_every_service_has_the_least_of_everything(name: str) -> None:
 
 
 def test_only_the_gateway_is_reachable_and_from_this_machine_alone() -> None:
-    """One port is published, on 127.0.0.1; every network but the gateway's own has no way out."""
+    """One port is published, on 127.0.0.1."""
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert list(published) == ["gateway"]
     assert all(port.startswith("127.0.0.1:") for port in published["gateway"])
     assert not any("network_mode" in service for service in SERVICES.values())
-    for network, options in DOCUMENT["networks"].items():
-        members = [name for name, service in SERVICES.items() if network in service["networks"]]
-        assert options.get("internal") is True or members == ["gateway"]
+
+
+@pytest.mark.parametrize("network", DOCUMENT["networks"])
+def test_only_the_gateways_network_has_a_way_out(network: str) -> None:
+    """Every network is internal, except the one that has the gateway as its only member."""
+    members = [name for name, service in SERVICES.items() if network in service["networks"]]
+    assert DOCUMENT["networks"][network].get("internal") is True or members == ["gateway"]
 
 
 @pytest.mark.parametrize("name", ["worker", "beat", "flower", "gateway"])
@@ -122,34 +125,39 @@ def test_every_variable_is_a_setting(name: str, secrets: Path, monkeypatch: pyte
         cls.load()
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_no_secret_stands_in_the_file(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name in SERVICES for key in environment(SERVICES[name])]
+)
+def test_no_secret_stands_in_the_file(name: str, key: str) -> None:
     """A secret comes as the name of a mounted file; a URL that is written out holds no credentials."""
-    service = SERVICES[name]
-    for key, value in environment(service).items():
-        if key.endswith("_FILE"):
-            assert value.removeprefix(MOUNTED) in service["secrets"], key
-        elif "://" in value:
-            assert "@" not in urlsplit(value).netloc, key
-        else:
-            assert key not in SECRET, key
-            assert not re.search("PASSWORD|SECRET|TOKEN|AUTH", key), key
+    value = environment(SERVICES[name])[key]
+    if key.endswith("_FILE"):
+        assert value.removeprefix(MOUNTED) in SERVICES[name]["secrets"]
+    elif "://" in value:
+        assert "@" not in urlsplit(value).netloc
+    else:
+        assert key not in SECRET
+        assert not re.search("PASSWORD|SECRET|TOKEN|AUTH", key)
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_gets_the_secrets_that_it_uses(name: str) -> None:
-    """Each secret of a service is named by a variable or by its command, and is not given in vain."""
+    """Each secret of a service is named by a variable or by its command; none is unused."""
     used = set(re.findall(rf"{MOUNTED}(\w+)", " ".join([*environment(SERVICES[name]).values()])))
     used |= set(re.findall(rf"{MOUNTED}(\w+)", words(SERVICES[name])))
     assert used == set(SERVICES[name].get("secrets", []))
 
 
-def test_make_secrets_makes_every_secret(secrets: Path) -> None:
-    """Each secret of compose.yml is a file that make-secrets makes: readable within a folder that is not."""
-    for name, source in DOCUMENT["secrets"].items():
-        assert source == {"file": f"./secrets/{name}"}
-        assert stat.S_IMODE((secrets / name).stat().st_mode) == 0o444
-        assert read(secrets, name)
+@pytest.mark.parametrize("name", DOCUMENT["secrets"])
+def test_make_secrets_makes_every_secret(name: str, secrets: Path) -> None:
+    """Each secret of compose.yml is a file that make-secrets makes, which everybody may read."""
+    assert DOCUMENT["secrets"][name] == {"file": f"./secrets/{name}"}
+    assert stat.S_IMODE((secrets / name).stat().st_mode) == 0o444
+    assert read(secrets, name)
+
+
+def test_only_the_owner_may_enter_the_folder_of_secrets(secrets: Path) -> None:
+    """The folder of the secrets is private, and no two secrets have the same value."""
     assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
     values = [file.read_text() for file in secrets.iterdir()]
     assert len(set(values)) == len(values)
@@ -166,13 +174,14 @@ def test_make_secrets_may_be_run_again(secrets: Path) -> None:
 def test_redis_has_the_users_of_holdfast_up(secrets: Path) -> None:
     """The ACL files give each user the rules of `holdfast up`, and the password in its own file."""
     lines = [*read(secrets, "redis_cache_acl").splitlines(), *read(secrets, "redis_broker_acl").splitlines()]
-    rules = dict(re.findall(r"^user (\w+) (.+)$", "\n".join(lines), re.MULTILINE))
-    assert rules.pop("default") == "off"
-    assert rules.pop("health") == "on nopass -@all +ping"
-    for user, expected in USERS.items():
-        digest = hashlib.sha256(read(secrets, f"redis_{user}_password").encode()).hexdigest()
-        assert rules.pop(user) == f"on #{digest} {expected}"
-    assert not rules
+    digests = {
+        user: hashlib.sha256(read(secrets, f"redis_{user}_password").encode()).hexdigest() for user in USERS
+    }
+    assert dict(re.findall(r"^user (\w+) (.+)$", "\n".join(lines), re.MULTILINE)) == {
+        "default": "off",
+        "health": "on nopass -@all +ping",
+        **{user: f"on #{digests[user]} {rules}" for user, rules in USERS.items()},
+    }
     assert urlsplit(read(secrets, "broker_url")).password == read(secrets, "redis_celery_password")
 
 
@@ -182,13 +191,12 @@ def test_the_cache_drops_what_expires_and_the_broker_nothing() -> None:
     assert "--maxmemory-policy noeviction" in words(SERVICES["redis-broker"])
 
 
-def test_one_volume_holds_the_socket() -> None:
+@pytest.mark.parametrize(("name", "suffix"), [("supervisor", ""), ("worker", ":ro"), ("gateway", ":ro")])
+def test_one_volume_holds_the_socket(name: str, suffix: str) -> None:
     """Supervisor, worker and gateway see the socket in one volume; only the supervisor may write there."""
     folder = str(Path(environment(SERVICES["supervisor"])["SUPERVISOR_SOCKET"]).parent)
-    for name in ("supervisor", "worker", "gateway"):
-        assert environment(SERVICES[name])["SUPERVISOR_SOCKET"].startswith(f"{folder}/")
-        suffix = "" if name == "supervisor" else ":ro"
-        assert SERVICES[name]["volumes"] == [f"socket:{folder}{suffix}"]
+    assert environment(SERVICES[name])["SUPERVISOR_SOCKET"].startswith(f"{folder}/")
+    assert SERVICES[name]["volumes"] == [f"socket:{folder}{suffix}"]
     assert f"-m 0700 {folder}" in (COMPOSE / "Dockerfile").read_text()
 
 
@@ -207,15 +215,19 @@ def test_both_images_run_as_one_user_and_not_as_root() -> None:
 
 
 def test_the_gateways_image_is_slim() -> None:
-    """The image `gateway` holds the extra `gateway` and no other; every build is of a stage that exists."""
+    """The image `gateway` holds the extra `gateway` and no other; the other image holds the rest."""
     assert {service["build"]["target"] for service in OURS.values()} == TARGETS <= stages().keys()
     extras = {name: re.findall(r"\$1\[([\w,]+)\]", body) for name, (_, body) in stages().items()}
     assert extras["gateway-environment"] == ["gateway"]
     assert extras["platform-environment"] == ["supervisor,worker,demo"]
-    for target in TARGETS:
-        base, body = stages()[target]
-        assert base == "base"
-        assert re.findall(r"--from=(\S+)", body) == [f"{target}-environment"]
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_an_image_holds_its_own_environment(target: str) -> None:
+    """Each image starts from the same base, and copies from the stage that built its environment alone."""
+    base, body = stages()[target]
+    assert base == "base"
+    assert re.findall(r"--from=(\S+)", body) == [f"{target}-environment"]
 
 
 def test_no_secret_enters_an_image() -> None:

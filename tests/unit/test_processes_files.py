@@ -17,7 +17,7 @@ def mode(path: Path) -> int:
 
 
 def test_an_atomic_write_leaves_no_temporary_file(tmp_path: Path) -> None:
-    """A file is replaced whole, and a failed write leaves the old one and nothing else."""
+    """A file is replaced in one step, and a failed write leaves the old one and nothing else."""
     target = tmp_path / "file"
     write_atomic(target, "old")
     with pytest.raises(UnicodeEncodeError):

@@ -49,13 +49,15 @@ def _mongo_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_mongo_user")
 @pytest.mark.parametrize("variable", SECRETS)
-def test_a_file_wins_over_its_variable(variable: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("newline", ["", "\n", "\r\n"])
+def test_a_file_wins_over_its_variable(
+    variable: str, newline: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the file that X_FILE names exists it wins over X; one trailing newline is dropped."""
     monkeypatch.setenv(variable, SECRETS[variable].format("variable"))
-    for newline in ("", "\n", "\r\n"):
-        (here / "secret").write_bytes((SECRETS[variable].format("file") + newline).encode())
-        monkeypatch.setenv(f"{variable}_FILE", str(here / "secret"))
-        assert read(variable) == SECRETS[variable].format("file")
+    (here / "secret").write_bytes((SECRETS[variable].format("file") + newline).encode())
+    monkeypatch.setenv(f"{variable}_FILE", str(here / "secret"))
+    assert read(variable) == SECRETS[variable].format("file")
 
 
 @pytest.mark.usefixtures("_mongo_user")
@@ -73,20 +75,27 @@ def test_without_the_file_the_variable_counts(
 
 
 @pytest.mark.parametrize("variable", SECRETS)
+@pytest.mark.parametrize("content", [b"", b"\n", b"\r\n", CANARY.encode() + b"\xff"])
 def test_a_file_that_holds_no_value_is_refused(
+    variable: str, content: bytes, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty file, and one that is not UTF-8, are refused by name, also where X is set."""
+    monkeypatch.setenv(variable, SECRETS[variable].format("variable"))
+    (here / "secret").write_bytes(content)
+    monkeypatch.setenv(f"{variable}_FILE", str(here / "secret"))
+    message = refusal(FIELDS[variable][0])
+    assert message.startswith(f"{variable}_FILE: ")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("variable", SECRETS)
+def test_a_file_that_cannot_be_read_is_refused(
     variable: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An empty file, one that is not UTF-8 and one that cannot be read are refused by name, X or no X."""
+    """A folder in the place of the file is refused by name, also where X is set."""
     monkeypatch.setenv(variable, SECRETS[variable].format("variable"))
-    path = here / "secret"
-    monkeypatch.setenv(f"{variable}_FILE", str(path))
-    for content in (b"", b"\n", b"\r\n", CANARY.encode() + b"\xff"):
-        path.write_bytes(content)
-        message = refusal(FIELDS[variable][0])
-        assert message.startswith(f"{variable}_FILE: ")
-        assert "\n" not in message
-    path.unlink()
-    path.mkdir()
+    (here / "secret").mkdir()
+    monkeypatch.setenv(f"{variable}_FILE", str(here / "secret"))
     assert refusal(FIELDS[variable][0]).startswith(f"{variable}_FILE: ")
 
 
@@ -124,23 +133,23 @@ def test_settings_can_be_printed(variable: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_password_without_a_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MONGO_PASSWORD without MONGO_USER is told, and not passed over."""
+    """MONGO_PASSWORD without MONGO_USER is refused, and not passed over."""
     monkeypatch.setenv("MONGO_PASSWORD", CANARY)
     assert refusal(MongoSettings) == "MONGO_USER: must be set where MONGO_PASSWORD is"
 
 
 @pytest.mark.parametrize(
-    ("url", "whole"),
+    ("url", "complete"),
     [
         ("postgresql://db/facts", "postgresql://holdfast:p%40%2F@db/facts"),
         ("postgres://ann@db:6432/facts", "postgresql://ann:p%40%2F@db:6432/facts"),
         ("postgresql://ann:own@db/facts?sslmode=require", "postgresql://ann:own@db/facts?sslmode=require"),
     ],
 )
-def test_a_password_completes_a_postgres_url(url: str, whole: str) -> None:
+def test_a_password_completes_a_postgres_url(url: str, complete: str) -> None:
     """POSTGRES_PASSWORD fills in a URL that has none, so the URL itself need not be secret."""
     loaded = PostgresSettings.model_validate({"POSTGRES_URL": url, "POSTGRES_PASSWORD": "p@/"})
-    assert loaded.dsn() == whole
+    assert loaded.dsn() == complete
 
 
 # Sources
@@ -222,12 +231,16 @@ def test_foreign_variables_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_given_variables_are_all_that_counts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings that are loaded from a mapping look neither at the environment nor at `.env`."""
-    monkeypatch.setenv("GW_PORT", "1111")
+    """Settings that are loaded from a mapping look at no environment, no `.env` and no running `up`."""
+    home = Path(os.environ["HOLDFAST_HOME"])
+    (home / "run").mkdir(parents=True)
+    (home / "run" / "up.env").write_text("GW_MISS_TIMEOUT=3\n")
     (here / ".env").write_text("GW_WORKERS=7\n")
-    loaded = GatewaySettings.load({"GW_HOST": "127.0.0.2"})
-    assert (loaded.host, loaded.port, loaded.workers) == ("127.0.0.2", 8080, 1)
-    assert GatewaySettings.load().port == 1111
+    monkeypatch.setenv("GW_PORT", "1111")
+    given = GatewaySettings.load({"GW_HOST": "127.0.0.2", "HOLDFAST_HOME": str(home)})
+    assert (given.host, given.port, given.workers, given.miss_timeout) == ("127.0.0.2", 8080, 1, 10_000)
+    usual = GatewaySettings.load()
+    assert (usual.host, usual.port, usual.workers, usual.miss_timeout) == ("127.0.0.1", 1111, 7, 3)
 
 
 def test_given_variables_may_name_files(here: Path) -> None:

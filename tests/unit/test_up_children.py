@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.waiting import eventually
 
 from holdfast.processes.spawn import die_with_parent
 from holdfast.up.children import (
@@ -61,7 +61,7 @@ def test_a_child_that_lived_starts_from_the_shortest_delay(before: int, lived: f
 @pytest.mark.parametrize(
     ("code", "words"), [(0, "exit 0"), (3, "exit 3"), (-9, "SIGKILL"), (-15, "SIGTERM"), (-63, "signal 63")]
 )
-def test_exits_are_told_in_words(code: int, words: str) -> None:
+def test_exits_are_described_in_words(code: int, words: str) -> None:
     """An exit status is shown as such, and a signal by its name."""
     assert describe_exit(code) == words
 
@@ -74,11 +74,8 @@ def test_only_a_process_that_listens_has_a_port() -> None:
 
 
 async def until(condition: Callable[[], bool], what: str, within: float = 10.0) -> None:
-    """Poll `condition` until it holds."""
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {within:g} s in vain: {what}"
-        await asyncio.sleep(0.01)
+    """Wait for `condition` beside the event loop, which runs the child meanwhile."""
+    await asyncio.to_thread(eventually, what, condition, within, 0.01)
 
 
 def run_child(child: Child, scenario: Callable[[Child], Awaitable[None]]) -> None:
@@ -102,16 +99,16 @@ def says(home: Path, text: str) -> Callable[[], bool]:
 
 
 def test_a_killed_child_is_back_and_says_so(tmp_path: Path) -> None:
-    """A child that is killed starts again within a second, counts it, and both are told."""
+    """A child that is killed starts again within a second, counts it, and both are reported."""
     lines: list[str] = []
     child = Child("thing", SLEEPER, home=tmp_path, changed=lambda _state, line: lines.append(line))
 
     async def scenario(child: Child) -> None:
-        await until(lambda: child.state.alive, "first start")
+        await until(lambda: child.state.alive, "the first start")
         first = child.state.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        await until(lambda: child.state.alive and child.state.pid != first, "second start")
+        await until(lambda: child.state.alive and child.state.pid != first, "the second start")
         assert child.state.restarts == 1
         assert child.state.last_exit == "SIGKILL"
 
@@ -142,7 +139,7 @@ def test_a_child_that_ignores_the_signal_is_killed(tmp_path: Path) -> None:
     child = Child("thing", STUBBORN, home=tmp_path, stop_within=0.2)
 
     async def scenario(child: Child) -> None:
-        await until(says(tmp_path, "up"), "the child runs")
+        await until(says(tmp_path, "up"), "the output of the child")
 
     run_child(child, scenario)
     assert child.state.last_exit == "SIGKILL"
@@ -154,12 +151,12 @@ def test_no_grandchild_is_left(tmp_path: Path, number: signal.Signals) -> None:
     child = Child("thing", PARENT, home=tmp_path)
 
     async def scenario(child: Child) -> None:
-        await until(says(tmp_path, "\n"), "the grandchild runs")
+        await until(says(tmp_path, "\n"), "the pid of the grandchild")
         grandchild = int((tmp_path / "logs" / "thing.log").read_text().split()[0])
         assert psutil.pid_exists(grandchild)
         assert child.state.pid is not None
         os.kill(child.state.pid, number)
-        await until(lambda: not lives(grandchild), "the grandchild ends")
+        await until(lambda: not lives(grandchild), "the end of the grandchild")
 
     run_child(child, scenario)
 
@@ -178,12 +175,12 @@ def test_an_exclusive_child_waits_for_its_predecessor(tmp_path: Path) -> None:
     second = Child("thing", SLEEPER, home=tmp_path, exclusive=True)
 
     async def scenario(first: Child) -> None:
-        await until(lambda: first.state.alive, "the first runs")
+        await until(lambda: first.state.alive, "the start of the first")
         task = asyncio.create_task(second.run())
         await asyncio.wait([task], timeout=0.3)
         assert not second.state.alive
         await first.stop()
-        await until(lambda: second.state.alive, "the second runs")
+        await until(lambda: second.state.alive, "the start of the second")
         await second.stop()
         await task
 
@@ -207,11 +204,11 @@ def test_children_end_when_up_is_killed(tmp_path: Path) -> None:
     ) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        # The kernel is told by `setpriv`, before it becomes the program.
-        asyncio.run(until(lambda: "python" in psutil.Process(pid).name(), "the program runs"))
+        # `setpriv` sets the signal before it becomes the program.
+        eventually("the program in place of setpriv", lambda: "python" in psutil.Process(pid).name())
         assert lives(pid)
         parent.kill()
-    asyncio.run(until(lambda: not lives(pid), "the child ends"))
+    eventually("the end of the child", lambda: not lives(pid))
 
 
 def test_the_words_before_a_command_name_the_signal() -> None:

@@ -42,7 +42,7 @@ def test_a_second_up_on_the_same_home_learns_who_runs(tmp_path: Path) -> None:
 
 
 def test_a_claim_does_not_outlive_its_process(tmp_path: Path) -> None:
-    """An `up` that was killed leaves a lock file, but no claim; its settings are not believed."""
+    """An `up` that was killed leaves a lock file, but no claim; its settings are not used."""
     script = (
         "import os, pathlib, signal, sys; from holdfast.up.instance import Instance\n"
         "claim = Instance(pathlib.Path(sys.argv[1])).__enter__()\n"

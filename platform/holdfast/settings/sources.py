@@ -73,7 +73,7 @@ def _dotenv(path: Path) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-_given: ContextVar[Mapping[str, str] | None] = ContextVar("given", default=None)
+_LOADING_FROM: ContextVar[Mapping[str, str] | None] = ContextVar("loading_from", default=None)
 """The variables that `Settings.load` was given, while it runs; None for the environment."""
 
 
@@ -85,7 +85,7 @@ class _Files(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        given = _given.get()
+        given = _LOADING_FROM.get()
         variables = environment() if given is None else given
         secret: frozenset[str] = getattr(self.settings_cls, "_may_be_files", frozenset())
         for field in self.settings_cls.model_fields.values():
@@ -127,7 +127,7 @@ class Settings(BaseSettings):
 
     def model_post_init(self, _context: object, /) -> None:
         """Remember where it was read from, for settings that complete it later."""
-        self._given = _given.get()
+        self._given = _LOADING_FROM.get()
 
     @classmethod
     def settings_customise_sources(
@@ -155,13 +155,13 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: one line per wrong variable: its name and what it must be, never its content.
         """
-        token = _given.set(given)
+        token = _LOADING_FROM.set(given)
         try:
             return cls()
         except ValidationError as error:
             raise SettingsError("\n".join(sorted(_explain(e) for e in error.errors()))) from None
         finally:
-            _given.reset(token)
+            _LOADING_FROM.reset(token)
 
 
 def _explain(error: Mapping[str, Any]) -> str:

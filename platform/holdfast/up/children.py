@@ -70,7 +70,7 @@ class ChildState:
 class Child:
     """One process that `run` keeps alive; `changed` gets each new state and a line about it.
 
-    An `exclusive` one starts only when nothing of its predecessor lives (see `spawn.try_lock`).
+    An `exclusive` one starts only when nothing of its predecessor lives (see `locks.try_lock`).
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Child:
         return lock
 
     async def stop(self) -> None:
-        """Ask it to end, wait `stop_within` seconds, then kill its whole process group."""
+        """Ask it to end, wait `stop_within` seconds, then kill its process group."""
         self._stopping.set()
         if not self._begun:
             return
