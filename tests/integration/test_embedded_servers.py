@@ -383,9 +383,8 @@ def test_mongo_offers_change_streams_to_the_user_and_one_database(tmp_path: Path
             database = client["holdfast"]
             async with await database.watch() as all_, await database["kept"].watch() as one:
                 await database["kept"].insert_one({"value": "seen"})
-                for stream in (all_, one):
-                    change = await asyncio.wait_for(stream.next(), 10)
-                    assert change["fullDocument"]["value"] == "seen"
+                changes = [await asyncio.wait_for(stream.next(), 10) for stream in (all_, one)]
+                assert [change["fullDocument"]["value"] for change in changes] == ["seen", "seen"]
             with pytest.raises(OperationFailure, match="not authorized"):
                 await client["another"]["kept"].insert_one({})
 

@@ -135,9 +135,7 @@ def test_it_goes_on_without_the_supervisor(stack: Stack, gateway: Gateway, close
     stack.supervisor().kill()
     problem(waiting.result(SOON), 503)
     for _ in range(5):
-        answer = gateway.get_soon(cold.target)
-        problem(answer, 503)
-        assert int(answer.headers["retry-after"]) >= 1
+        assert_unavailable(gateway.get_soon(cold.target))
         assert gateway.get_soon(warm.target).headers["x-cache"] == "HIT"
     assert gateway.get_soon(stored.target).headers["x-cache"] == "HIT"
     eventually("it to be stale", lambda: gateway.get_as("STALE", short.target))
@@ -149,6 +147,12 @@ def test_it_goes_on_without_the_supervisor(stack: Stack, gateway: Gateway, close
     eventually("it to be computed", lambda: gateway.get(cold.target).status_code == 200, within=10)
 
 
+def assert_unavailable(answer: httpx.Response) -> None:
+    """The answer is 503 with a time to come back."""
+    problem(answer, 503)
+    assert int(answer.headers["retry-after"]) >= 1
+
+
 def test_it_starts_with_everything_down_and_heals(stack: Stack) -> None:
     """With no Redis and no supervisor it starts, is alive and not ready, and says 503; when they appear it
     becomes ready and answers, by itself.
@@ -157,10 +161,8 @@ def test_it_starts_with_everything_down_and_heals(stack: Stack) -> None:
     stack.servers.kill()
     cold = stack.gateway("cold", until="livez", GW_AUTH="off")
     assert cold.http.get("/readyz").status_code == 503
-    for path in (f"{ANALYTICS}/numbers", ANALYTICS):
-        answer = cold.http.get(path)
-        problem(answer, 503)
-        assert int(answer.headers["retry-after"]) >= 1
+    assert_unavailable(cold.get("numbers"))
+    assert_unavailable(cold.http.get(ANALYTICS))
     stack.mend()
     eventually("it to be ready", lambda: cold.http.get("/readyz").status_code == 200, within=10)
     eventually("an answer", lambda: cold.get("numbers?upto=3").status_code == 200)

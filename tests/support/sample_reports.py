@@ -72,7 +72,7 @@ def balances(_: Params) -> Select[*tuple[Any, ...]]:
 
 
 class TenantParams(Params):
-    """Whose accounts: the token says so."""
+    """Whose accounts; bound to a claim of the token."""
 
     tenant: Annotated[str, Claim("tenant")]
 
@@ -82,7 +82,7 @@ private = Report("private", params=TenantParams, ttl=600)
 
 @private.postgres
 def own(p: TenantParams) -> Select[*tuple[Any, ...]]:
-    """The tenant, as the database was told it."""
+    """The tenant, as it reached the database."""
     return select(literal(p.tenant).label("tenant"))
 
 
@@ -97,7 +97,7 @@ def moment(p: NumbersParams) -> Select[*tuple[Any, ...]]:
 
 
 class SlowParams(Params):
-    """How long it takes, in milliseconds; `tag` tells one such result from another."""
+    """How long it takes, in milliseconds; results with another `tag` are other results."""
 
     ms: Annotated[int, Field(ge=0, le=60_000)] = 100
     tag: str = ""

@@ -11,7 +11,7 @@ from holdfast.reports import Report
 from holdfast.reports.canonical import ANALYTICS_PATH, Scalar
 
 _WORDS = ("word", "tag")
-"""Parameters of the sample reports that come back as they are, and so tell one result from another."""
+"""Parameters of the sample reports that only come back: each value of theirs is another result."""
 _numbers = itertools.count(1)
 
 
