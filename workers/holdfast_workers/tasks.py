@@ -35,15 +35,15 @@ def refresh(
 
     After an error that may pass, the task runs again, at most five times, after 1, 2, 4, 8 and 16 seconds.
     """
-    found = registry().get(report)
-    checked = found.reader.parse(params)
+    definition = registry().get(report)
+    checked = definition.reader.parse(params)
     if trigger not in get_args(Trigger):
         raise InvalidParams(f"trigger: must be one of {', '.join(get_args(Trigger))}")
 
     async def work(client: Client) -> RefreshResult:
         return await refresh_entry(
             client,
-            found,
+            definition,
             checked,
             trigger,
             default_ttl=CacheSettings.load().ttl,
@@ -58,7 +58,7 @@ def refresh(
         if not error.retryable:
             raise
         delay = exponential(self.request.retries + 1, base=1.0, cap=30.0)
-        log.warning("%s: %s; again in %g s", found.reader.url(checked), error, delay)
+        log.warning("%s: %s; again in %g s", definition.reader.url(checked), error, delay)
         raise self.retry(exc=error, countdown=delay) from None
 
 
@@ -73,16 +73,16 @@ def warm(
     chosen = [registry().get(report)] if report else list(registry())
     sent = 0
     with app.producer_or_acquire() as producer:
-        for found in chosen:
-            for params in found.warm:
+        for definition in chosen:
+            for params in definition.warm:
                 arguments: dict[str, Any] = {
-                    "report": found.name,
+                    "report": definition.name,
                     "params": params,
                     "trigger": trigger,
                     "only_if_due": only_if_due,
                 }
                 # The schedule sends it again after a period: what waited for so long is not needed.
-                expires = found.schedule or 3600
+                expires = definition.schedule or 3600
                 refresh.apply_async(kwargs=arguments, producer=producer, expires=expires)
                 sent += 1
     log.info("asked for %d refreshes (task %s)", sent, self.request.id)
