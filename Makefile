@@ -8,7 +8,7 @@ GROUP  := dev
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check format coverage test-pythons slim bench lock install clean
+.PHONY: help run test unit check format coverage test-pythons mutants slim bench lock install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ coverage: $(STAMP) ## run all tests and count the lines that they reach, in ever
 
 test-pythons: $(STAMP) ## run the unit tests on every Python from 3.11 to 3.13 that is here
 	$(BIN)/python tests/pythons.py
+
+mutants: $(STAMP) ## put small faults into the core, and see whether the unit tests find them (ARGS="--seed 1")
+	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 slim: $(STAMP) ## install the gateway alone into an empty environment, and start it
 	$(BIN)/python tests/slim_install.py
