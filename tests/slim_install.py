@@ -11,7 +11,6 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ import time
 import venv
 from collections.abc import Mapping
 from pathlib import Path
+
+from holdfast.processes.ports import pick_port
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("sqlalchemy", "beanie", "pymongo", "celery", "asyncpg", "psutil")
@@ -70,7 +71,7 @@ def check_packages(environment: Path) -> None:
 
 def serve(environment: Path, home: Path) -> float:
     """Start the gateway, wait until it is alive, and stop it: the seconds that its start took."""
-    port = _free_port()
+    port = pick_port()
     settings = {
         "GW_AUTH": "off",
         "GW_PORT": str(port),
@@ -108,12 +109,6 @@ def _alive(port: int) -> bool:
         connection.request("GET", "/livez")
         return connection.getresponse().status == 200
     return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _output(argv: list[str | Path]) -> str:

@@ -44,7 +44,9 @@ def test_a_port_is_given_out_once() -> None:
 
 def _unused() -> int:
     """A port that this process has not been given, and nobody listens on."""
-    return next(port for port in range(31_999, 20_000, -1) if port_is_free(port) and port not in _given())
+    # At random, since another run of these tests may reserve ports at the same time.
+    ports = (random.randrange(20_000, 32_000) for _ in range(1000))
+    return next(port for port in ports if port_is_free(port) and port not in _given())
 
 
 def _given() -> set[int]:
@@ -73,6 +75,21 @@ def test_a_port_that_is_in_use_is_not_given_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = _unused()
         assert pick_port(_Chosen([taken.getsockname()[1], free])) == free
+
+
+def test_a_reservation_file_of_another_user_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the file of reservations cannot be opened, ports are still given out, each once."""
+    (tmp_path / f"holdfast-ports-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ports._reservations.cache_clear()
+    try:
+        first = pick_port()
+        assert pick_port(_Chosen([first, other := _unused()])) == other
+        assert not (tmp_path / "elsewhere").exists()
+    finally:
+        ports._reservations.cache_clear()
 
 
 def test_no_free_port_is_a_clear_error() -> None:

@@ -70,21 +70,26 @@ def _reserve(port: int) -> bool:
     descriptor, reserved = _reservations()
     if port in reserved:
         return False
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        raise
+    if descriptor is not None:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            raise
     reserved.add(port)
     return True
 
 
 @functools.cache
-def _reservations() -> tuple[int, set[int]]:
+def _reservations() -> tuple[int | None, set[int]]:
     """The file whose byte N is locked by the process that has port N, and the ports of this process.
 
-    It stays open: closing any descriptor of it would end every lock that this process has on it.
+    It stays open: closing any descriptor of it would end every lock that this process has on it. Where another
+    user has put something else in its place there is no file, and ports are reserved within this process alone.
     """
     path = Path(tempfile.gettempdir()) / f"holdfast-ports-{os.getuid()}"
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), set()
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), set()
+    except OSError:
+        return None, set()
