@@ -64,7 +64,7 @@ class Reader:
         self._runner = asyncio.Runner()
         self._engine = create_async_engine(url)
         self._mongo: AsyncMongoClient[Row] = AsyncMongoClient(mongo.uri(), **login)
-        self._database = mongo.db
+        self._database = mongo.database
 
     def rows(self, name: str, params: Mapping[str, Any]) -> list[Row]:
         """The rows of that report."""

@@ -20,6 +20,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 
 from holdfast.errors import HoldfastError
+from holdfast.links.postgres_connect import connect
 from holdfast.settings import MongoSettings, PostgresSettings
 from holdfast_flights.load_tables import load_tables, lock, missing_tables
 from holdfast_flights.load_weather import drop_leftovers, load_weather, weather_is_missing
@@ -56,7 +57,7 @@ async def load(progress: LoadProgress) -> None:
 async def _postgres() -> AsyncIterator[asyncpg.Connection]:
     settings = PostgresSettings.load()
     try:
-        connection = await asyncpg.connect(settings.dsn(), timeout=settings.conn_timeout / 1000)
+        connection = await connect(settings, name="holdfast-load")
     except asyncpg.InvalidAuthorizationSpecificationError:
         raise LoadError("Postgres refused the user name or the password") from None
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
@@ -85,7 +86,7 @@ async def _mongo() -> AsyncIterator[AsyncDatabase[dict[str, Any]]]:
     except (PyMongoError, ValueError) as error:
         raise LoadError(f"MONGO_URL cannot be used ({_reason(error)})") from None
     async with client:
-        database = client[settings.db]
+        database = client[settings.database]
         try:
             await database.command("ping")
             await database[WEATHER.name].find_one()

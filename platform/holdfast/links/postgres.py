@@ -24,12 +24,14 @@ from sqlalchemy.util import greenlet_spawn
 from holdfast.errors import (
     AuthenticationFailed,
     DeadlineExceeded,
+    HoldfastError,
     LinkDown,
     LinkLost,
     PoolExhausted,
     QueryFailed,
 )
-from holdfast.links.adapter import PoolStatus, host_and_port
+from holdfast.links.adapter import PoolStatus
+from holdfast.links.postgres_connect import connect
 from holdfast.settings import PostgresSettings
 
 _UNREACHABLE = (
@@ -184,19 +186,22 @@ class PostgresAdapter:
 
     def endpoint(self) -> tuple[str, int] | None:
         """Host and port, from the settings."""
-        return host_and_port(lambda: self._load().dsn(), 5432)
+        try:
+            hosts = self._load().target().hosts
+        except (HoldfastError, ValueError):
+            return None
+        return hosts[0] if len(hosts) == 1 and not hosts[0][0].startswith("/") else None
 
 
 async def open_connection(settings: PostgresSettings) -> asyncpg.Connection:
     """One connection, read-only and with PG_STATEMENT_TIMEOUT, within PG_CONN_TIMEOUT; raises LinkLost."""
-    # asyncpg reads the URL itself, so that everything libpq knows (sslmode, several hosts) works.
     try:
         async with asyncio.timeout(settings.conn_timeout / 1000):
-            connection = await asyncpg.connect(
-                settings.dsn(),
+            connection = await connect(
+                settings,
+                name="holdfast-supervisor",
                 # A little above the server's own limit: that one ends the query, this one a dead server's.
                 command_timeout=settings.statement_timeout / 1000 + 1,
-                server_settings={"application_name": "holdfast-supervisor"},
             )
             try:
                 await _configure(connection, settings)
@@ -222,14 +227,14 @@ async def _configure(connection: asyncpg.Connection, settings: PostgresSettings)
 
 
 def _engine(settings: PostgresSettings, connections: WeakSet[asyncpg.Connection]) -> AsyncEngine:
-    async def connect(*_: Any, **__: Any) -> asyncpg.Connection:
+    async def creator(*_: Any, **__: Any) -> asyncpg.Connection:
         connection = await open_connection(settings)
         connections.add(connection)
         return connection
 
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=connect,
+        async_creator=creator,
         poolclass=IdleClosingPool,
         pool_size=settings.pool_max - 1,
         max_overflow=0,
