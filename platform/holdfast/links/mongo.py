@@ -84,7 +84,7 @@ class MongoAdapter:
         with translated():
             # Without indexes: building one is a job of its own, never a reason not to be up.
             await init_beanie(
-                database=self._client[settings.db],
+                database=self._client[settings.database],
                 document_models=self._documents,
                 skip_indexes=True,
             )
@@ -99,7 +99,7 @@ class MongoAdapter:
         if self._prober is None:
             raise LinkDown("mongo is not open", link=self.name)
         with translated(), pymongo.timeout(seconds):
-            await self._prober[self._settings.db].command("ping")
+            await self._prober[self._settings.database].command("ping")
 
     async def close(self) -> None:
         """Close every connection; what still waits on one fails at once."""
