@@ -17,6 +17,8 @@ class HoldfastError(Exception):
 
     code: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
+    next_step: ClassVar[str] = "`holdfast status` shows what runs; `holdfast check` explains."
+    """What a person does next, as one sentence or two: the last line of a command that failed."""
 
     def __init__(self, message: str | None = None, **details: Any) -> None:
         super().__init__(message or (type(self).__doc__ or "").strip().split("\n")[0])
@@ -32,66 +34,83 @@ class SettingsError(HoldfastError):
     """A setting is wrong."""
 
     code = "settings"
+    next_step = "`holdfast check` reads every setting again."
 
 
 class LocalError(HoldfastError):
     """Something on this machine keeps Holdfast from starting."""
 
     code = "local"
+    next_step = "Correct it, and run the command again."
 
 
 class ReportError(HoldfastError):
     """A report's definition is wrong."""
 
     code = "report"
+    next_step = "Correct the file; `holdfast check` loads every report again."
 
 
 class UnknownReport(HoldfastError):
     """There is no report of that name."""
 
     code = "unknown_report"
+    next_step = "`holdfast reports` lists the reports."
 
 
 class UnknownQuery(HoldfastError):
     """There is no query of that name."""
 
     code = "unknown_query"
+    next_step = "`holdfast query` lists the queries."
 
 
 class InvalidParams(HoldfastError):
     """A parameter is unknown, missing or not of its type; `details["errors"]` names each."""
 
     code = "invalid_params"
+    next_step = "`holdfast reports NAME` shows a report's parameters."
 
 
 class QueryFailed(HoldfastError):
     """The query was refused by the database."""
 
     code = "query_failed"
+    next_step = "Correct the query; `holdfast check --run` tries every report."
 
 
 class ComputeFailed(HoldfastError):
     """The report's function raised."""
 
     code = "compute_failed"
+    next_step = "Correct the function; `holdfast check --run` tries every report."
+
+
+class ValueNotServable(ComputeFailed, TypeError):
+    """A result is not rows, or a value in it has no JSON form."""
+
+    code = "value_not_servable"
 
 
 class NotStorable(HoldfastError):
     """A value cannot be kept in that database."""
 
     code = "not_storable"
+    next_step = "Correct the value, and run the command again."
 
 
 class ResultTooLarge(HoldfastError):
     """The result is larger than a frame may be."""
 
     code = "result_too_large"
+    next_step = "Have the report return fewer rows or columns."
 
 
 class ProtocolError(HoldfastError):
     """The peer sent a frame that is not of the protocol."""
 
     code = "protocol"
+    next_step = "Processes of two releases do not work together: restart all of them."
 
 
 class Retryable(HoldfastError):
@@ -105,12 +124,14 @@ class LinkDown(Retryable):
     """That connection is down; `details["retry_in"]` is the time to its next attempt in seconds."""
 
     code = "link_down"
+    next_step = "`holdfast check` tries every connection."
 
 
 class AuthenticationFailed(LinkDown):
     """The server refused the user name or the password."""
 
     code = "authentication"
+    next_step = "Correct the user or the password in the settings; `holdfast check` tries it."
 
 
 class LinkLost(LinkDown):
@@ -123,24 +144,28 @@ class PoolExhausted(Retryable):
     """Every pooled connection stayed in use for as long as a caller may wait."""
 
     code = "pool_exhausted"
+    next_step = "Try again, or allow more connections: `holdfast status` shows how many are in use."
 
 
 class DeadlineExceeded(Retryable):
     """The work did not end within its deadline."""
 
     code = "deadline"
+    next_step = "Make the query faster, or allow it more time (PG_STATEMENT_TIMEOUT)."
 
 
 class Overloaded(Retryable):
     """Too much work of this kind is already waiting."""
 
     code = "overloaded"
+    next_step = "Try again in some seconds; `holdfast runs` shows what takes long."
 
 
 class SupervisorUnavailable(LinkDown):
     """The supervisor cannot be reached."""
 
     code = "supervisor"
+    next_step = "Start it with `holdfast up`, or `holdfast supervisor`; `holdfast status` shows what runs."
 
 
 class StoreUnavailable(LinkDown):
@@ -153,12 +178,20 @@ class LeaseHeld(Retryable):
     """Another process is computing this result now."""
 
     code = "lease_held"
+    next_step = "Try again in some seconds; `holdfast runs` shows what ran."
 
 
 class LeaseLost(Retryable):
     """The lease ran out before the result was written, so it was not."""
 
     code = "lease_lost"
+
+
+class OtherVersion(Retryable):
+    """The report is of another version here than where its results are kept: restart the older process."""
+
+    code = "other_version"
+    next_step = "Restart the process that is older: `holdfast status` shows what runs."
 
 
 def _tree(root: type[HoldfastError]) -> dict[str, type[HoldfastError]]:
@@ -176,17 +209,25 @@ def from_wire(wire: dict[str, Any]) -> HoldfastError:
 
 @contextlib.contextmanager
 def exit_on_error() -> Iterator[None]:
-    """End the process with a line on standard error, and no traceback, for what its user can correct.
+    """End the process with what is wrong and what to do next on standard error, and no traceback.
 
     The status is 2 for wrong settings or reports, 1 for other HoldfastErrors, 130 for Ctrl-C.
     """
     try:
         yield
     except (SettingsError, ReportError) as error:
-        print(error, file=sys.stderr)
+        print(with_next_step(error), file=sys.stderr)
         sys.exit(2)
     except HoldfastError as error:
-        print(f"{error}. `holdfast status` shows what runs; `holdfast check` explains.", file=sys.stderr)
+        print(with_next_step(error), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def with_next_step(error: HoldfastError) -> str:
+    """What went wrong, and what to do next: on the same line where it is one, else on a last line."""
+    said = str(error).rstrip()
+    if "\n" in said:
+        return f"{said}\n{error.next_step}"
+    return f"{said}{'' if said.endswith(('.', '?', '!')) else '.'} {error.next_step}"
