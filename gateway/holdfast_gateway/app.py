@@ -21,6 +21,7 @@ import structlog
 
 from holdfast import logs
 from holdfast.backoff import Backoff
+from holdfast.cache.clock import StoreClock
 from holdfast.errors import HoldfastError
 from holdfast.links.link import Link
 from holdfast.links.redis import RedisAdapter
@@ -60,7 +61,8 @@ class Gateway:
         self._cors = frozenset(settings.cors_origins)
         self._metrics = GatewayMetrics()
         self._encodings = Encodings()
-        self._redis, self._supervisor = _links(self._metrics)
+        clock = StoreClock()
+        self._redis, self._supervisor = _links(self._metrics, clock)
         self._catalogue = Catalogue(self._redis, self._supervisor)
         self._targets = Targets(self._auth, self._catalogue)
         self._lookup = Lookup(
@@ -70,7 +72,10 @@ class Gateway:
             max_bytes=settings.l1_max_bytes,
             miss_timeout=settings.miss_timeout / 1000,
             private=self._auth.required,
+            versions=self._catalogue,
+            wall=clock.now,
         )
+        self._catalogue.on_change(self._lookup.compare_versions)
         self._routes = Routes(
             auth=self._auth,
             catalogue=self._catalogue,
@@ -162,13 +167,17 @@ class Gateway:
             proto.response_empty(status, headers)
 
 
-def _links(metrics: GatewayMetrics) -> tuple[Link[RedisAdapter], Link[Client]]:
+def _links(metrics: GatewayMetrics, clock: StoreClock) -> tuple[Link[RedisAdapter], Link[Client]]:
     adapter = RedisAdapter(
-        RedisSettings.load, max_connections=16, timeout=0.5, client_name="holdfast-gateway"
+        RedisSettings.load,
+        max_connections=16,
+        timeout=0.5,
+        client_name="holdfast-gateway",
+        on_time=clock.observe,
     )
     redis = Link(adapter, Backoff(base=1, cap=15), on_change=metrics.linked)
     # The supervisor is on this host and an attempt costs little: it is found again within a second.
-    client = Client(SupervisorSettings.load().path)
+    client = Client(SupervisorSettings.load().path, clock=clock)
     supervisor = Link(client, Backoff(base=0.1, cap=1.0), on_change=metrics.linked)
     return redis, supervisor
 

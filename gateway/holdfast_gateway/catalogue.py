@@ -7,6 +7,7 @@ supervisor is away, and keeps the last one it had.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from holdfast.errors import HoldfastError
 from holdfast.links.adapter import Adapter
 from holdfast.links.link import Link
 from holdfast.reports import ReportSpec
-from holdfast.reports.canonical import CATALOGUE_KEY
+from holdfast.reports.canonical import CATALOGUE_KEY, report_of
 from holdfast.reports.params import ParamReader
 from holdfast_gateway.l1.lookup import EntryReader
 
@@ -38,8 +39,12 @@ class CatalogueSource(Adapter, Protocol):
         """The catalogue, as an entry."""
 
 
+class _Described(ReportSpec, frozen=True, kw_only=True):
+    version: str = ""
+
+
 class _Document(msgspec.Struct):
-    reports: list[ReportSpec]
+    reports: list[_Described]
 
 
 @dataclass(slots=True)
@@ -48,6 +53,7 @@ class CatalogueSnapshot:
 
     entry: Entry
     readers: dict[str, ParamReader]
+    versions: dict[str, str]
 
 
 class Catalogue:
@@ -70,6 +76,7 @@ class Catalogue:
         self._monotonic = monotonic
         self._renewed_at = -math.inf
         self._renewing = asyncio.Lock()
+        self._suspected = asyncio.Event()
         self._on_change: list[Callable[[], None]] = []
 
     def on_change(self, call: Callable[[], None]) -> None:
@@ -83,7 +90,22 @@ class Catalogue:
             if self.snapshot is None:
                 await asyncio.sleep(EVERY_AT_FIRST)
             else:
-                await asyncio.sleep(EVERY if self._supervisor.up else EVERY_ALONE)
+                await self._pause(EVERY if self._supervisor.up else EVERY_ALONE)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep for so long, or for RENEW_AT_MOST_EVERY where there may be a newer catalogue."""
+        await asyncio.sleep(RENEW_AT_MOST_EVERY)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._suspected.wait(), seconds - RENEW_AT_MOST_EVERY)
+        self._suspected.clear()
+
+    def version(self, key: str) -> str:
+        """The version of the report of a cache key; empty where it is not known."""
+        return "" if self.snapshot is None else self.snapshot.versions.get(report_of(key), "")
+
+    def suspect(self) -> None:
+        """Look soon for a newer catalogue: an entry of another version was seen."""
+        self._suspected.set()
 
     async def renew(self) -> None:
         """Look now, unless that was done within the last second: a report may have come a moment ago."""
@@ -105,11 +127,12 @@ class Catalogue:
         try:
             specs = msgspec.json.decode(entry.body, type=_Document).reports
             readers = {spec.name: ParamReader(spec.name, spec.params) for spec in specs}
+            versions = {spec.name: spec.version for spec in specs}
         except (msgspec.MsgspecError, HoldfastError, TypeError, ValueError) as error:
             log = structlog.get_logger("catalogue")
             log.error("The catalogue cannot be read.", action="catalogue_unreadable", error=str(error))
             return
-        self.snapshot = CatalogueSnapshot(entry, readers)
+        self.snapshot = CatalogueSnapshot(entry, readers, versions)
         for call in self._on_change:
             call()
 

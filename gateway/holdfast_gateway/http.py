@@ -86,7 +86,7 @@ def _choose(accept: str) -> Encoding:
 class Representation:
     """One entry, ready to be sent: its bodies, and header lists that are made at most once a second."""
 
-    __slots__ = ("_built", "_fixed", "_second", "bodies", "entry", "etag")
+    __slots__ = ("_built", "_control", "_fixed", "_max_age", "_second", "bodies", "entry", "etag")
 
     def __init__(self, entry: Entry, *, private: bool) -> None:
         self.entry = entry
@@ -96,11 +96,13 @@ class Representation:
         stale = max(0, round(entry.stale_until - entry.fresh_until))
         who = "private" if private else "public"
         lenient = f"stale-while-revalidate={stale}, stale-if-error={stale}"
+        self._max_age = fresh
+        self._control = f"{who}, max-age=%d, {lenient}"
         # Age is sent too, so max-age is the whole lifetime (RFC 9111 §4.2.3), not what is left of it.
         self._fixed: Headers = [
             ("etag", self.etag),
             ("vary", "accept-encoding, authorization" if private else "accept-encoding"),
-            ("cache-control", f"{who}, max-age={fresh}, {lenient}"),
+            ("cache-control", self._control % fresh),
             NOSNIFF,
         ]
         self._second = -1
@@ -125,11 +127,16 @@ class Representation:
         return built
 
     def _conditional(self, cache: Cache, age: float, left: float) -> Headers:
+        fixed = self._fixed
+        if cache == "STALE" and age < self._max_age:
+            # Stale before its time, since the report has changed: a cache behind us must not call it fresh.
+            control = ("cache-control", self._control % max(0, int(age)))
+            fixed = [control if name == "cache-control" else (name, value) for name, value in fixed]
         status = f"{CACHE_NAME}; hit; ttl={int(left)}"
         if cache == "MISS":
             status = f"{CACHE_NAME}; fwd=uri-miss; stored; ttl={int(left)}"
         return [
-            *self._fixed,
+            *fixed,
             ("x-cache", cache),
             ("cache-status", status),
             ("age", str(max(0, int(age)))),

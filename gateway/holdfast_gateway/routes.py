@@ -98,7 +98,7 @@ class Routes:
         return self._shown(scope, result, time.monotonic())
 
     def _list(self, scope: Scope) -> Response:
-        item = self._lookup.keep(current(self._catalogue).entry)
+        item = self._lookup.put(current(self._catalogue).entry)
         return self._shown(scope, LookupResult(item, "HIT"), time.monotonic())
 
     def _shown(self, scope: Scope, result: LookupResult, now: float) -> Response:

@@ -23,8 +23,11 @@ from holdfast.cache.entry import Entry, Unusable, pack, unpack
 from holdfast.cache.refresh import refresh
 from holdfast.cache.run import Run
 from holdfast.errors import LeaseHeld, LeaseLost, UnknownQuery
+from holdfast.links.mongo_types import bson_value
 from holdfast.reports import Report, Row
 from holdfast.reports.canonical import Scalar
+from holdfast.reports.rows import decode_rows
+from holdfast.reports.values import carried
 
 QueryRows = Sequence[Row] | Exception | Callable[[Mapping[str, Scalar]], Awaitable[Sequence[Row]]]
 """What a query gives: rows, an error to raise, or an async function of the parameters."""
@@ -48,8 +51,8 @@ def compute(report: Report, rows: Mapping[Callable[..., Any], Sequence[Row]], **
     checked = report.reader.parse(params)
     backend = MemoryBackend(report, dict(rows))
     result = asyncio.run(refresh(backend, report, checked, "manual", default_ttl=DEFAULT_TTL))
-    served = msgspec.json.decode(result.entry.body)
-    return list(served["rows"])
+    served = msgspec.json.decode(result.entry.body, type=dict[str, msgspec.Raw])
+    return decode_rows(served["rows"])
 
 
 class MemoryBackend:
@@ -74,6 +77,8 @@ class MemoryBackend:
         self.leases: dict[str, tuple[int, float]] = {}
         """Fencing token and end of each lease, by key."""
         self.runs: list[Run] = []
+        in_mongo = (name for name, query in report.queries.items() if query.source == "mongo")
+        self._convert = dict.fromkeys(in_mongo, bson_value)
         self._monotonic = monotonic
         self._tokens = itertools.count(1)
 
@@ -88,7 +93,20 @@ class MemoryBackend:
             raise UnknownQuery(f"no rows are given for the query {name!r}", known=sorted(self.rows)) from None
         if isinstance(given, Exception):
             raise given
-        return list(await given(params) if callable(given) else given)
+        rows = await given(params) if callable(given) else given
+        convert = self._convert.get(name, carried)
+        return [{column: convert(value) for column, value in row.items()} for row in rows]
+
+    async def now(self) -> float:
+        """The time by this machine's clock."""
+        return time.time()
+
+    async def unstored_token(self) -> int:
+        """The next token."""
+        return next(self._tokens)
+
+    async def check_version(self, report: str, version: str) -> None:
+        """Take every version: there is no other process."""
 
     async def entry(self, key: str) -> Entry | Unusable:
         """The entry in place under that key, or why there is none."""

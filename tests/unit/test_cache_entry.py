@@ -22,9 +22,11 @@ from hypothesis import strategies as st
 from holdfast.cache.entry import (
     COMPRESS_FROM,
     HEADER_BYTES,
+    MAX_TOKEN,
     SCHEMA,
     Entry,
     Freshness,
+    Header,
     Times,
     Unusable,
     build,
@@ -49,6 +51,8 @@ ENTRIES = st.builds(
     body=st.binary(max_size=200),
     gzip=st.binary(max_size=50),
     zstd=st.binary(max_size=50),
+    token=st.integers(0, MAX_TOKEN),
+    version=st.just("") | st.binary(min_size=8, max_size=8).filter(any).map(bytes.hex),
 )
 
 
@@ -64,7 +68,8 @@ SAMPLE = pack(entry_of([{"carrier": "UA", "flights": n} for n in range(40)]))
 def test_what_is_packed_is_unpacked(entry: Entry) -> None:
     """Every field of an entry survives being stored."""
     assert unpack(entry.key, pack(entry)) == entry
-    assert peek(pack(entry)[:HEADER_BYTES]) == Times(entry.computed_at, entry.fresh_until, entry.stale_until)
+    times = Times(entry.computed_at, entry.fresh_until, entry.stale_until)
+    assert peek(pack(entry)[:HEADER_BYTES]) == entry.header == Header(times, entry.token, entry.version)
 
 
 @given(st.integers(0, len(SAMPLE) - 1), st.integers(1, 255))

@@ -214,8 +214,8 @@ def test_times_are_read_without_the_bodies(world: World) -> None:
     """The times of many entries come in one call; what is no entry has none."""
     world.do(world.store.put(entry()))
     world.redis.values[b"gwcache:/foreign"] = b"something else that is long enough to be an entry's head"
-    found = world.do(world.store.times([KEY, "gwcache:/missing", "gwcache:/foreign"]))
-    assert found == [(BEGIN, BEGIN + 60, BEGIN + 660), None, None]
+    found = world.do(world.store.headers([KEY, "gwcache:/missing", "gwcache:/foreign"]))
+    assert found == [((BEGIN, BEGIN + 60, BEGIN + 660), 0, ""), None, None]
     assert world.redis.calls[-1] == "heads 3"
 
 
@@ -268,7 +268,7 @@ def test_a_newer_result_that_came_in_meanwhile_stays(world: World) -> None:
 CALLS: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "entry": lambda store: store.entry(KEY),
     "packed": lambda store: store.packed(KEY),
-    "times": lambda store: store.times([KEY]),
+    "headers": lambda store: store.headers([KEY]),
     "acquire": lambda store: store.acquire(KEY, 10),
     "renew": lambda store: store.renew(KEY, 1, 10),
     "release": lambda store: store.release(KEY, 1),

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import structlog
 
-from holdfast.cache.entry import Entry, Unusable, unpack
+from holdfast.cache.entry import Entry, Unusable, same_version, unpack
 from holdfast.cache.run import Trigger
 from holdfast.errors import HoldfastError, LinkDown, SupervisorUnavailable
 from holdfast.links.adapter import Adapter
@@ -57,6 +57,16 @@ class LookupMeter(Protocol):
         """Stored bytes were no entry of their key."""
 
 
+class Versions(Protocol):
+    """Knows which version each report has (`catalogue.Catalogue`)."""
+
+    def version(self, key: str) -> str:
+        """The version of the report of that key; empty where it is not known."""
+
+    def suspect(self) -> None:
+        """Look soon for a newer catalogue: an entry of another version was seen."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResultRequest:
     """One result: its key, and what to ask the supervisor for."""
@@ -81,7 +91,10 @@ class StillComputing(HoldfastError):
 
 
 class Lookup:
-    """The three tiers. `miss_timeout` is in seconds; `private` marks results that need a token."""
+    """The three tiers. `miss_timeout` is in seconds; `private` marks results that need a token.
+
+    `wall` is the clock that dates entries (`cache.clock.StoreClock`).
+    """
 
     def __init__(
         self,
@@ -92,6 +105,7 @@ class Lookup:
         max_bytes: int,
         miss_timeout: float,
         private: bool,
+        versions: Versions | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -101,6 +115,7 @@ class Lookup:
         self._meter = meter
         self._miss_timeout = miss_timeout
         self._private = private
+        self._versions = versions
         self._monotonic = monotonic
         self._wall = wall
         self._reads: dict[str, asyncio.Task[None]] = {}
@@ -136,16 +151,41 @@ class Lookup:
 
     def keep(self, entry: Entry) -> Item:
         """Put an entry in memory, unless the same or a newer one is there."""
-        now = self._monotonic()
-        if item := self.memory.items.get(entry.key):
-            here = item.representation.entry
-            newer = here.computed_at > entry.computed_at
-            if newer or (here.computed_at, here.fresh_until) == (entry.computed_at, entry.fresh_until):
-                item.trust(now)
-                return item
-        item = Item(Representation(entry, private=self._private), now, self._wall())
+        item = self.memory.items.get(entry.key)
+        if item is not None and item.newer_than(entry):
+            item.trust(self._monotonic())
+            return item
+        return self.put(entry)
+
+    def put(self, entry: Entry) -> Item:
+        """Put an entry in memory that is the newest one, unless this very entry is there."""
+        now, version = self._monotonic(), self._version(entry.key)
+        item = self.memory.items.get(entry.key)
+        if item is not None and item.version == version and item.is_of(entry):
+            item.trust(now)
+            return item
+        item = Item(Representation(entry, private=self._private), now, self._wall(), version=version)
         self.memory.put(entry.key, item)
         return item
+
+    def compare_versions(self) -> None:
+        """Let every item be stale whose report has another version now, and have Redis asked for it."""
+        now = self._monotonic()
+        for key, item in self.memory.items.items():
+            version = self._version(key)
+            if item.version != version:
+                item.compare(version, now)
+                item.distrust()
+
+    def _version(self, key: str) -> str:
+        return "" if self._versions is None else self._versions.version(key)
+
+    def _of_other_version(self, entry: Entry) -> bool:
+        """Whether the catalogue has another version of the report; if so, a newer catalogue is looked for."""
+        if self._versions is None or same_version(entry.version, self._versions.version(entry.key)):
+            return False
+        self._versions.suspect()
+        return True
 
     def distrust(self, key: str) -> None:
         """Have Redis asked at the next read of this key."""
@@ -172,13 +212,22 @@ class Lookup:
             self._trust(key)
             return
         if isinstance(entry, Entry):
-            self.keep(entry)
+            self._take(entry)
             return
         if entry is not Unusable.MISSING:
             self._meter.rejected(entry.value)
             self._log.warning("Rejected an entry.", action="entry_rejected", key=key, reason=entry.value)
         # Missing from Redis by eviction or a flush: what is in memory is as good as before.
         self._trust(key)
+
+    def _take(self, entry: Entry) -> None:
+        """Keep what Redis has. Another deployment's result takes no place from one of the right version."""
+        item = self.memory.items.get(entry.key)
+        right = item is not None and same_version(item.representation.entry.version, item.version)
+        if self._of_other_version(entry) and right:
+            self._trust(entry.key)
+        else:
+            self.keep(entry)
 
     def _trust(self, key: str) -> None:
         if item := self.memory.items.get(key):
@@ -206,12 +255,15 @@ class Lookup:
         return task
 
     async def _ask(self, request: ResultRequest, trigger: Trigger) -> Item:
+        before = self.memory.items.get(request.key)
         # Not `use()`: a computation that is late says nothing about the socket.
         self._supervisor.check()
         entry = await self._supervisor.adapter.compute(
             request.key, request.report, request.params, trigger, deadline=COMPUTE_SECONDS
         )
-        return self.keep(entry)
+        self._of_other_version(entry)
+        # What was asked for later is newer than what was there, whatever their dates and tokens say.
+        return self.put(entry) if self.memory.items.get(request.key) is before else self.keep(entry)
 
     def _computed(self, request: ResultRequest, task: asyncio.Task[Item]) -> None:
         del self._computations[request.key]

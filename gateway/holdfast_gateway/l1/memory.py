@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from holdfast.cache.entry import Entry, dated_ahead, newer, same_version
 from holdfast_gateway.http import Representation
 
 TRUSTED_SECONDS = 1.0
@@ -14,10 +15,12 @@ class Item:
     """An entry in memory. Its times are on the monotonic clock.
 
     `hit_until` is the end of the time in which it may be served without any further look: while it is both
-    fresh and trusted.
+    fresh and trusted. `version` is that of the report in the catalogue: the result of another one is stale.
     """
 
     __slots__ = (
+        "_ahead",
+        "_good_until",
         "computed_at",
         "fresh_until",
         "hit_until",
@@ -25,18 +28,43 @@ class Item:
         "size",
         "stale_until",
         "trusted_until",
+        "version",
     )
 
-    def __init__(self, representation: Representation, now: float, wall: float) -> None:
+    def __init__(self, representation: Representation, now: float, wall: float, *, version: str = "") -> None:
         entry = representation.entry
+        self._ahead = dated_ahead(entry.computed_at, wall)
         # Computed in the future: the clock was set back since, and must not make the entry fresh for longer.
         wall = max(wall, entry.computed_at)
         self.representation = representation
         self.computed_at = now + entry.computed_at - wall
-        self.fresh_until = now + entry.fresh_until - wall
+        self._good_until = self.fresh_until = now + entry.fresh_until - wall
         self.stale_until = now + entry.stale_until - wall
         self.size = len(entry.body) + len(entry.gzip) + len(entry.zstd) + _BOOKKEEPING
+        self.compare(version, now)
         self.trust(now)
+
+    def compare(self, version: str, now: float) -> None:
+        """Be stale if the entry is of another version than that of the report, else as fresh as it was."""
+        self.version = version
+        same = same_version(self.representation.entry.version, version)
+        self.fresh_until = self._good_until if same else min(self._good_until, now)
+
+    def is_of(self, entry: Entry) -> bool:
+        """Whether it holds this very entry: the same computation with the same times."""
+        here = self.representation.entry
+        times = (here.computed_at, here.fresh_until, here.stale_until)
+        return (here.token, here.digest, *times) == (
+            entry.token,
+            entry.digest,
+            entry.computed_at,
+            entry.fresh_until,
+            entry.stale_until,
+        )
+
+    def newer_than(self, entry: Entry) -> bool:
+        """Whether it was written after that entry. What was dated ahead when it came is never newer."""
+        return not self._ahead and newer(self.representation.entry, entry)
 
     def trust(self, now: float) -> None:
         """Count as current for TRUSTED_SECONDS from now."""

@@ -25,6 +25,15 @@ class Backend(Protocol):
     async def query(self, name: str, params: Mapping[str, Scalar]) -> list[Row]:
         """The rows of a named query."""
 
+    async def now(self) -> float:
+        """The time by the clock that dates entries, in seconds since the epoch."""
+
+    async def unstored_token(self) -> int:
+        """A token for a result without a lease: larger than all that were seen before."""
+
+    async def check_version(self, report: str, version: str) -> None:
+        """Raise OtherVersion where the supervisor has another version of that report than this process."""
+
     async def entry(self, key: str) -> Entry | Unusable:
         """The entry in place under that key, or why there is none."""
 
@@ -38,7 +47,12 @@ class Backend(Protocol):
         """Give the lease back; one that is lost already is no error."""
 
     async def write(self, entry: Entry, token: int) -> None:
-        """Put an entry in its place. Raises LeaseLost unless the token still holds the lease."""
+        """Put an entry in its place.
+
+        Raises:
+            LeaseLost: the token does not hold the lease.
+            OtherVersion: the results of another version of the report are kept.
+        """
 
     async def record(self, run: Run) -> None:
         """Note a run."""

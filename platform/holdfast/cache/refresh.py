@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from dataclasses import dataclass
 import structlog
 
 from holdfast.cache.backend import Backend
-from holdfast.cache.entry import Entry, Freshness, build
+from holdfast.cache.entry import Entry, Freshness, build, newer
 from holdfast.cache.run import Run, RunOutcome, Trigger
-from holdfast.errors import ComputeFailed, HoldfastError, LeaseLost, StoreUnavailable
+from holdfast.errors import ComputeFailed, HoldfastError, LeaseLost, OtherVersion, StoreUnavailable
 from holdfast.reports import Report, Row
 from holdfast.reports.canonical import Scalar
 
@@ -54,56 +55,83 @@ async def refresh(
 
     Raises:
         LeaseHeld: another process computes this result now.
+        OtherVersion: this process has another version of the report than the supervisor.
         ComputeFailed: the report's function raised; the message says what.
         HoldfastError: a query failed, a link is down, the lease was lost.
     """
     key = report.reader.key(params)
     token: int | None = None
     try:
-        if only_if_due and (fresh := await _fresh(backend, key)):
+        await backend.check_version(report.name, report.version)
+        if only_if_due and (fresh := await _fresh(backend, key, report.version)):
             return RefreshResult(fresh, changed=False)
         token = await backend.acquire(key, LEASE_SECONDS)
     except StoreUnavailable:
         if not store_optional:
             raise
     async with _recorded(backend, report, params, trigger) as run, _leased(backend, key, token):
-        entry = await compute(backend, report, params, default_ttl=default_ttl)
+        entry = await compute(backend, report, params, default_ttl=default_ttl, token=token)
         outcome = await _put_in_place(backend, entry, token, optional=store_optional)
         run.done(entry, outcome)
     return RefreshResult(entry, changed=outcome != "unchanged")
 
 
 async def compute(
-    backend: Backend, report: Report, params: Mapping[str, Scalar], *, default_ttl: float
+    backend: Backend,
+    report: Report,
+    params: Mapping[str, Scalar],
+    *,
+    default_ttl: float,
+    token: int | None = None,
 ) -> Entry:
     """The entry of a report, computed and stored nowhere. Its queries run at the same time.
+
+    `token` is that of the lease; a result without a lease gets one of its own.
 
     Raises:
         ComputeFailed, HoldfastError: as `refresh` does.
     """
     # The time before the queries: what changes while they run may not be in the result.
-    computed_at = time.time()
+    computed_at = await backend.now()
+    if token is None:
+        token = await backend.unstored_token()
     names = list(report.queries)
     fetched = dict(zip(names, await _fetch(backend, names, params), strict=True))
     try:
         rows = await asyncio.to_thread(report.rows, params, fetched)
-        return await asyncio.to_thread(
-            build,
-            key=report.reader.key(params),
-            report=report.name,
-            params={name: value for name, value in params.items() if value is not None},
-            rows=rows,
-            computed_at=computed_at,
-            # From when it is there: a result that took longer than its ttl must not be stale at once.
-            ttl=(report.ttl or default_ttl) + time.time() - computed_at,
-            max_stale=report.max_stale,
-        )
+        # From when it is there: a result that took longer than its ttl must not be stale at once.
+        took = max(0.0, await backend.now() - computed_at)
+        ttl = (report.ttl or default_ttl) + took
+        made = functools.partial(_build, computed_at=computed_at, ttl=ttl, token=token)
+        return await asyncio.to_thread(made, report, params, rows)
     except HoldfastError:
         raise
     except Exception as error:
         log = structlog.get_logger("refresh")
         log.exception("A report's function raised.", action="compute_failed", report=report.name)
         raise ComputeFailed(f"report {report.name}: {type(error).__name__}: {error}") from error
+
+
+def _build(
+    report: Report,
+    params: Mapping[str, Scalar],
+    rows: list[Row],
+    *,
+    computed_at: float,
+    ttl: float,
+    token: int,
+) -> Entry:
+    return build(
+        key=report.reader.key(params),
+        report=report.name,
+        params={name: value for name, value in params.items() if value is not None},
+        rows=rows,
+        computed_at=computed_at,
+        ttl=ttl,
+        max_stale=report.max_stale,
+        token=token,
+        version=report.version,
+    )
 
 
 async def _fetch(backend: Backend, names: list[str], params: Mapping[str, Scalar]) -> list[list[Row]]:
@@ -117,10 +145,12 @@ async def _fetch(backend: Backend, names: list[str], params: Mapping[str, Scalar
     return [task.result() for task in tasks]
 
 
-async def _fresh(backend: Backend, key: str) -> Entry | None:
+async def _fresh(backend: Backend, key: str, version: str) -> Entry | None:
     found = await backend.entry(key)
-    fresh = isinstance(found, Entry) and found.freshness(time.time()) is Freshness.FRESH
-    return found if fresh and isinstance(found, Entry) else None
+    if not isinstance(found, Entry):
+        return None
+    now = await backend.now()
+    return found if found.header.freshness(now, version) is Freshness.FRESH else None
 
 
 async def _put_in_place(backend: Backend, entry: Entry, token: int | None, *, optional: bool) -> RunOutcome:
@@ -130,7 +160,7 @@ async def _put_in_place(backend: Backend, entry: Entry, token: int | None, *, op
         before = await backend.entry(entry.key)
         await backend.write(entry, token)
         await _read_back(backend, entry)
-    except StoreUnavailable:
+    except (StoreUnavailable, OtherVersion):
         if not optional:
             raise
         return "unstored"
@@ -142,7 +172,7 @@ async def _read_back(backend: Backend, entry: Entry) -> None:
     found = await backend.entry(entry.key)
     if not isinstance(found, Entry):
         raise ComputeFailed(f"the entry was written and is {found.value} when read back")
-    if found.computed_at < entry.computed_at:
+    if newer(entry, found):
         raise LeaseLost("an older entry is in the place where this one was written")
 
 

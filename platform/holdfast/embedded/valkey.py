@@ -36,7 +36,7 @@ USERS = {
     "gateway": (
         "%R~gwcache:* resetchannels &gwcache:* &__redis__:invalidate"
         " +get +mget +getrange +strlen +exists +ttl +pttl +expiretime +pexpiretime"
-        " +@connection +subscribe +unsubscribe +psubscribe +punsubscribe"
+        " +time +@connection +subscribe +unsubscribe +psubscribe +punsubscribe"
         " -@admin -@dangerous"
     ),
     # The queues, kombu's bindings and unacknowledged messages, pidbox replies, redbeat's schedule;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -47,7 +48,11 @@ def translated() -> Iterator[None]:
 
 
 class RedisAdapter:
-    """One pool of at most `max_connections`; `timeout` (seconds) bounds each connect, read and wait."""
+    """One pool of at most `max_connections`; `timeout` (seconds) bounds each connect, read and wait.
+
+    `on_time` is called at each probe with the server's clock, in seconds since the epoch, and the time of the
+    monotonic clock at which it was asked for.
+    """
 
     name = "redis"
 
@@ -58,11 +63,13 @@ class RedisAdapter:
         max_connections: int = 32,
         timeout: float = 1.0,
         client_name: str = "holdfast",
+        on_time: Callable[[float, float], None] | None = None,
     ) -> None:
         self._load = settings
         self._max = max_connections
         self._timeout = timeout
         self._client_name = client_name
+        self._on_time = on_time
         self._client: aioredis.Redis | None = None
         self._prober: aioredis.Redis | None = None
 
@@ -105,11 +112,21 @@ class RedisAdapter:
         )
 
     async def probe(self) -> None:
-        """PING, on the connection kept for it, so that a busy pool does not look like a dead server."""
+        """PING, and TIME where it is wanted, on the connection kept for it.
+
+        A connection of its own, so that a busy pool does not look like a dead server.
+        """
         if self._prober is None:
             raise LinkDown("redis is not open", link=self.name)
         with translated():
             await cast("Awaitable[Any]", self._prober.ping())
+            if self._on_time is None:
+                return
+            asked_at = time.monotonic()
+            # A user who may not ask for the time goes by what the supervisor says.
+            with contextlib.suppress(rx.ResponseError):
+                seconds, microseconds = await cast("Awaitable[Any]", self._prober.time())
+                self._on_time(seconds + microseconds / 1_000_000, asked_at)
 
     async def get(self, key: str) -> bytes | None:
         """The bytes under a key."""

@@ -31,6 +31,12 @@ def canonical_url(report: str, params: Mapping[str, Scalar], defaults: Mapping[s
     return f"{path}?{'&'.join(parts)}" if parts else path
 
 
+def report_of(key: str) -> str:
+    """The name of the report whose result lies under a cache key; empty where it is no result's."""
+    prefix = f"{KEY_PREFIX}{ANALYTICS_PATH}/"
+    return key[len(prefix) :].partition("?")[0] if key.startswith(prefix) else ""
+
+
 def canonical(value: Scalar) -> str:
     """The one way to write a value in a URL."""
     if isinstance(value, bool):

@@ -28,6 +28,8 @@ class Registry:
             if report.name in self.reports:
                 raise ReportError(f"two reports are named {report.name!r}")
             self.reports[report.name] = report
+        # Read now: a file that is changed later is another version than the code that was loaded.
+        self.versions = {name: report.version for name, report in self.reports.items()}
 
     def __iter__(self) -> Iterator[Report]:
         return iter(self.reports.values())

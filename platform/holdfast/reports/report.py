@@ -7,6 +7,7 @@ parameters ever cross the supervisor's socket.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import re
@@ -20,6 +21,8 @@ from pydantic import ValidationError
 from holdfast.errors import InvalidParams, ReportError
 from holdfast.reports.canonical import Scalar
 from holdfast.reports.params import ParamReader, Params, ParamSpec, specs_of
+from holdfast.reports.rows import checked_rows
+from holdfast.reports.version import version_of
 
 if TYPE_CHECKING:
     from beanie import Document
@@ -128,6 +131,14 @@ class Report:
     def __repr__(self) -> str:
         return f"<Report {self.name} queries={list(self.queries)} warm={len(self.warm)}>"
 
+    @functools.cached_property
+    def version(self) -> str:
+        """The digest of what defines its results, as of when it was loaded: 16 hexadecimal digits."""
+        said = (self.name, self.spec.params, self.ttl, self.max_stale)
+        queries = self.queries.values()
+        code = [query.build for query in queries] + [q.document for q in queries if q.document]
+        return version_of(msgspec.json.encode(said), [*code, self._compute, self.params])
+
     def postgres(self, build: F) -> F:
         """Register a query on Postgres: a function of the parameters that returns a `Select`."""
         return self._register(Query(f"{self.name}.{build.__name__}", "postgres", build), build)
@@ -173,11 +184,15 @@ class Report:
             raise self.reader.refusal(error) from None
 
     def rows(self, params: Mapping[str, Scalar], data: Mapping[str, list[Row]]) -> list[Row]:
-        """The report's rows, from its queries' rows by query name."""
+        """The report's rows, from its queries' rows by query name.
+
+        Raises:
+            ValueNotServable: the function returned something else; the message says which row.
+        """
         by_function = Data({self.queries[name].build: rows for name, rows in data.items()})
         if self._compute is None:
             return next(iter(by_function.values()))
-        return list(self._compute(self.typed(params), by_function))
+        return checked_rows(self.name, self._compute(self.typed(params), by_function))
 
     def check(self) -> None:
         """Raise ReportError unless the definition is complete."""

@@ -13,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from holdfast.cache.clock import StoreClock
 from holdfast.cache.entry import Entry, Unusable, pack, unpack
 from holdfast.cache.run import Run, Trigger
 from holdfast.errors import DeadlineExceeded, ProtocolError, SupervisorUnavailable, from_wire
@@ -36,12 +38,13 @@ WRITE_DEADLINE = 10.0
 
 
 class Client:
-    """Calls to the supervisor; one per event loop, closed with `aclose()`."""
+    """Calls to the supervisor; one per event loop, closed with `aclose()`. Its pings set `clock`."""
 
     name = "supervisor"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, clock: StoreClock | None = None) -> None:
         self._path = path
+        self._clock = clock
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._writer: asyncio.StreamWriter | None = None
@@ -128,8 +131,11 @@ class Client:
     # The operations.
 
     async def ping(self, *, deadline: float = 1.0) -> int:
-        """Have the supervisor answer: its pid."""
+        """Have the supervisor answer: its pid. Its answer sets the clock of this client, if it has one."""
+        asked_at = time.monotonic()
         answer = await self.call("ping", deadline=deadline)
+        if self._clock is not None and "time" in answer:
+            self._clock.observe_second_hand(answer["time"], asked_at)
         return int(answer["pid"])
 
     async def query(
@@ -138,6 +144,18 @@ class Client:
         """Run a named query: its rows as mappings."""
         result = await self.call("query", deadline=deadline, name=name, params=dict(params))
         return [dict(zip(result["columns"], row, strict=True)) for row in result["rows"]]
+
+    async def now(self) -> float:
+        """The time by the clock that dates entries, in seconds since the epoch."""
+        return float(await self.call("now", deadline=STORE_DEADLINE))
+
+    async def unstored_token(self) -> int:
+        """A token for a result without a lease: larger than all that the supervisor has seen."""
+        return int(await self.call("unstored_token", deadline=STORE_DEADLINE))
+
+    async def check_version(self, report: str, version: str) -> None:
+        """Raise OtherVersion where the supervisor has another version of that report than this process."""
+        await self.call("check_version", deadline=STORE_DEADLINE, report=report, version=version)
 
     async def entry(self, key: str) -> Entry | Unusable:
         """The entry in the cache under that key, or why there is none."""
@@ -156,7 +174,7 @@ class Client:
         await self.call("release", deadline=STORE_DEADLINE, key=key, token=token)
 
     async def write(self, entry: Entry, token: int) -> None:
-        """Put an entry in its place. Raises LeaseLost unless the token still holds the lease."""
+        """Put an entry in its place. Raises LeaseLost and OtherVersion."""
         packed = pack(entry)
         await self.call("write", deadline=WRITE_DEADLINE, key=entry.key, packed=packed, token=token)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from holdfast.cache.run import Run
 from holdfast.cache.store import KeyValues, Store
@@ -16,8 +17,15 @@ from holdfast.supervisor.runs import Recorder
 class SupervisorBackend(Store):
     """A `cache.backend.Backend`: the store, and with it the queries and the record of runs."""
 
-    def __init__(self, redis: Link[KeyValues], queries: Queries, recorder: Recorder) -> None:
-        super().__init__(redis)
+    def __init__(
+        self,
+        redis: Link[KeyValues],
+        queries: Queries,
+        recorder: Recorder,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(redis, clock=clock)
         self._queries = queries
         self._recorder = recorder
 
@@ -25,6 +33,9 @@ class SupervisorBackend(Store):
         """The rows of a named query, as mappings."""
         result = await self._queries.run(name, params)
         return [dict(zip(result["columns"], row, strict=True)) for row in result["rows"]]
+
+    async def check_version(self, report: str, version: str) -> None:
+        """Take every version: it is this process' registry that the others are compared with."""
 
     async def record(self, run: Run) -> None:
         """Note a run."""

@@ -20,12 +20,14 @@ from starlette.applications import Starlette
 
 from holdfast import logs
 from holdfast.backoff import Backoff
+from holdfast.cache.clock import StoreClock
 from holdfast.errors import HoldfastError, SettingsError
 from holdfast.links.link import Link
 from holdfast.links.mongo import MongoAdapter
 from holdfast.links.postgres import PostgresAdapter
 from holdfast.links.redis import RedisAdapter
 from holdfast.processes.locks import LockHeld, hold
+from holdfast.processes.paths import find_modules_here
 from holdfast.processes.ports import bind
 from holdfast.reports import Registry, load_reports
 from holdfast.rpc.dispatch import Dispatcher
@@ -65,7 +67,7 @@ class Supervisor:
         self._make_links(registry)
         queries = Queries(registry, self.postgres, self.mongo, observe=self.metrics.queried)
         self.recorder = Recorder(self.mongo, self.metrics)
-        self.backend = SupervisorBackend(self.redis, queries, self.recorder)
+        self.backend = SupervisorBackend(self.redis, queries, self.recorder, clock=self.clock.now)
         self.catalogue = CataloguePublisher(registry, self.backend, self.redis)
         ttl = CacheSettings.load().ttl
         self.misses = Misses(self.backend, self.backend.mark_stale, default_ttl=ttl)
@@ -86,7 +88,10 @@ class Supervisor:
         note = self.metrics.linked
         postgres = PostgresAdapter(PostgresSettings.load)
         mongo = MongoAdapter(MongoSettings.load, [*registry.documents(), RunDocument])
-        redis = RedisAdapter(RedisSettings.load, client_name="holdfast-supervisor")
+        self.clock = StoreClock()
+        redis = RedisAdapter(
+            RedisSettings.load, client_name="holdfast-supervisor", on_time=self.clock.observe
+        )
         self.postgres = Link(postgres, Backoff(base=1, cap=10), on_change=note)
         self.mongo = Link(mongo, Backoff(base=1, cap=10), open_timeout=15, on_change=note)
         self.redis = Link(redis, Backoff(base=1, cap=15), on_change=note)
@@ -165,6 +170,7 @@ def sole(path: Path) -> Iterator[None]:
 def main() -> None:
     """Run the supervisor until SIGTERM or SIGINT."""
     logs.configure("supervisor")
+    find_modules_here()
     supervisor = Supervisor()
     with sole(supervisor.settings.path):
         import uvloop

@@ -24,6 +24,8 @@ AT_ONCE = 4
 WAITING = 200
 DEADLINE = 60.0
 LEASE_POLL = 0.1
+RENEWALS = 5
+"""How often a renewal is begun at most: one that runs already, one of a worker, and its own are three."""
 
 
 class Misses:
@@ -76,24 +78,28 @@ class Misses:
             # Retrieved here too, since all who asked may have gone.
             task.exception()
 
-    def renew(self, report: Report, params: Mapping[str, Scalar], since: float) -> None:
-        """Begin to compute a result that must not be older than `since`; nobody waits for it."""
+    def renew(self, report: Report, params: Mapping[str, Scalar], since: int) -> None:
+        """Begin to compute a result with a token larger than `since`; nobody waits for it.
+
+        A token and not a time: the clock of whoever computes a result may be wrong.
+        """
         task = asyncio.create_task(self._renew(report, params, since))
         self._renewals.add(task)
         task.add_done_callback(self._renewals.discard)
 
-    async def _renew(self, report: Report, params: Mapping[str, Scalar], since: float) -> None:
+    async def _renew(self, report: Report, params: Mapping[str, Scalar], since: int) -> None:
+        error = f"{RENEWALS} results came, and each was begun before"
         try:
-            # A computation that ran already, here or in a worker, may have read the data before.
-            while (await self.compute(report, params, "manual")).computed_at < since:
+            for _ in range(RENEWALS):
+                # A computation that ran already, here or in a worker, may have read the data before.
+                if (await self.compute(report, params, "manual")).token > since:
+                    return
                 await self._mark_stale(report.reader.key(params))
-        except HoldfastError as error:
-            structlog.get_logger("misses").warning(
-                "A result could not be renewed.",
-                action="renewal_failed",
-                report=report.name,
-                error=str(error),
-            )
+        except HoldfastError as failure:
+            error = str(failure)
+        structlog.get_logger("misses").warning(
+            "A result could not be renewed.", action="renewal_failed", report=report.name, error=error
+        )
 
     async def drain(self, seconds: float) -> None:
         """Let what is being computed finish, for so many seconds; then cancel it."""

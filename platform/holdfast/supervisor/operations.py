@@ -8,19 +8,19 @@ not fit are refused.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Protocol
 
 import msgspec
 
-from holdfast.cache.entry import Entry, Unusable, pack, unpack
+from holdfast.cache.entry import Entry, Unusable, pack, same_version, unpack
 from holdfast.cache.run import Run, Trigger
 from holdfast.cache.store import Store
-from holdfast.errors import QueryFailed
+from holdfast.errors import OtherVersion, QueryFailed
 from holdfast.reports import Registry
-from holdfast.reports.canonical import KEY_PREFIX, MAX_KEY, Scalar
+from holdfast.reports.canonical import KEY_PREFIX, MAX_KEY, Scalar, report_of
 from holdfast.rpc.dispatch import operation
+from holdfast.rpc.exact import exact
 from holdfast.supervisor.misses import Misses
 from holdfast.supervisor.queries import QueryResult
 
@@ -71,14 +71,30 @@ class Operations:
         self._report_states = report_states
 
     @operation
-    async def ping(self) -> dict[str, int]:
-        """The supervisor's pid."""
-        return {"pid": os.getpid()}
+    async def ping(self) -> dict[str, float]:
+        """The supervisor's pid, and the time by the clock that dates entries."""
+        return {"pid": os.getpid(), "time": await self._store.now()}
+
+    @operation
+    async def now(self) -> float:
+        """The time by the clock that dates entries, in seconds since the epoch."""
+        return await self._store.now()
+
+    @operation
+    async def unstored_token(self) -> int:
+        """A token for a result without a lease."""
+        return await self._store.unstored_token()
+
+    @operation
+    async def check_version(self, report: str, version: str) -> None:
+        """Refuse a process whose report differs from the supervisor's."""
+        self._refuse_other(report, version)
 
     @operation
     async def query(self, name: str, params: ParamValues) -> QueryResult:
         """Run a named query: its columns and rows."""
-        return await self._queries.run(name, params)
+        result = await self._queries.run(name, params)
+        return {"columns": result["columns"], "rows": exact(result["rows"])}
 
     @operation
     async def entry(self, key: CacheKey) -> bytes | None:
@@ -106,7 +122,17 @@ class Operations:
         entry = unpack(key, packed)
         if isinstance(entry, Unusable):
             raise QueryFailed(f"the entry to be written is {entry.value}")
+        # Again: the supervisor may have started with other code since the computation began.
+        self._refuse_other(report_of(key), entry.version)
         await self._store.write(entry, token)
+
+    def _refuse_other(self, report: str, version: str) -> None:
+        found = self._registry.reports.get(report)
+        if found is not None and not same_version(found.version, version):
+            raise OtherVersion(
+                f"report {report} differs between this process and the supervisor: "
+                "restart the one whose code is older"
+            )
 
     @operation
     async def record(self, run: Run) -> None:
@@ -140,7 +166,7 @@ class Operations:
         """Mark a result stale and begin to compute it again; whether there was one to mark."""
         found = self._registry.get(report)
         checked = found.reader.parse(params)
-        since = time.time()
+        since = await self._store.next_token()
         marked = await self._store.mark_stale(found.reader.key(checked))
         self._misses.renew(found, checked, since)
         return marked
