@@ -16,6 +16,10 @@ from holdfast.errors import HoldfastError, SettingsError
 from holdfast.settings import JwtSettings
 
 ALGORITHM = "HS256"
+CLOCK_LEEWAY = 60
+"""Seconds that `iat` and `nbf` may lie in the future: the clock of another machine may be ahead."""
+EXPIRY_LEEWAY = 5
+"""Seconds for which a token is taken after its end."""
 _REQUIRED = ["exp", "iat", "iss", "aud", "sub"]
 _RESERVED = frozenset({*_REQUIRED, "nbf", "typ", "scope"})
 
@@ -72,13 +76,15 @@ def verify(token: str, settings: JwtSettings, *, refresh: bool = False) -> dict[
             algorithms=[ALGORITHM],
             audience=settings.audience,
             issuer=settings.issuer,
-            leeway=5,
+            leeway=CLOCK_LEEWAY,
             options={"require": _REQUIRED, "enforce_minimum_key_length": True},
         )
     except jwt.ExpiredSignatureError:
         raise InvalidToken("the token has expired") from None
     except (jwt.PyJWTError, ValueError, UnicodeError):
         raise InvalidToken("the token is not valid") from None
+    if int(claims["exp"]) <= time.time() - EXPIRY_LEEWAY:
+        raise InvalidToken("the token has expired")
     if claims.get("typ", "access") != ("refresh" if refresh else "access"):
         raise InvalidToken("the token is of the other kind")
     return claims

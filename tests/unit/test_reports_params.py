@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import unicodedata
 from datetime import date, datetime
 from decimal import Decimal
 from random import Random
@@ -27,6 +28,12 @@ from holdfast.reports.params import (
     model_of,
     specs_of,
 )
+
+
+def is_text(value: str) -> bool:
+    """Whether there is no control character, no separator of lines and no half of a surrogate pair."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value)
+
 
 PRINTABLE = st.text(max_size=20).filter(str.isprintable)
 TRICKS = st.text(
@@ -236,7 +243,7 @@ def test_no_text_leads_to_another_tenants_key(one: str, two: str) -> None:
             try:
                 keys.append(TENANTS.key(TENANTS.parse_query(query, {"tenant": tenant})))
             except InvalidParams as error:
-                assert not note.isprintable() or len(note) > 256
+                assert not is_text(note) or len(note) > 256
                 assert "note" in names(error)  # noqa: PT017
         assert len(set(keys)) == len(keys)
 
@@ -386,11 +393,52 @@ def test_an_integer_has_64_bits() -> None:
 @example("x" * 257)
 def test_text_is_printable_and_bounded(text: str) -> None:
     """A text parameter has at most 256 characters and no control characters, unless its report says more."""
-    if text.isprintable() and len(text) <= 256:
+    if is_text(text) and len(text) <= 256:
         assert READER.parse({"name": text})["name"] == text
     else:
         with pytest.raises(InvalidParams, match=r"^name: "):
             READER.parse({"name": text})
+
+
+TEXTS = [
+    "\u0646\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian, with a zero-width non-joiner
+    "\u0915\u094d\u200d\u0937",  # Devanagari, with a zero-width joiner
+    "\u6771\u4eac\u3000\u99c5",  # Japanese, with an ideographic space
+    "1\u00a0000 \u20ac",  # a no-break space
+    "12\u202f000",  # the narrow no-break space of French
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467",  # an emoji made of several
+    "\u05d0\u200f!\u200e",  # Hebrew, with its marks of direction
+    "\u1680\u1681\u1680",  # the space of Ogham
+    "co\u00adop",  # a soft hyphen
+    "e\u0301 and \u00e9",  # decomposed and composed: two texts, and neither is changed
+    "\ufeffx",  # a zero-width no-break space
+    "\u1820\u180e\u1820",  # Mongolian, with its vowel separator
+    "\u0e20\u0e32\u0e29\u0e32\u200b\u0e44\u0e17\u0e22",  # Thai, with a zero-width space
+    "\ue000",  # of private use
+    "\U000323af\U0003ffff",  # characters that this Python does not know yet
+]
+"""Text with the spaces and joiners of its script."""
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+def test_text_of_every_script_is_taken_as_it_is(text: str) -> None:
+    """Spaces and joiners of a script are a part of its text: it is accepted unchanged, and has one URL."""
+    params = READER.parse_query(f"name={quote(text)}")
+    assert params["name"] == text
+    url = READER.url(params)
+    assert url.isascii()
+    assert READER.parse_query(url.partition("?")[2]) == params
+
+
+@pytest.mark.parametrize(
+    "character",
+    ["\0", "\t", "\n", "\r", "\x1b", "\x7f", "\x85", "\x9b", "\u2028", "\u2029", chr(0xD800), chr(0xDFFF)],
+    ids=ascii,
+)
+def test_control_characters_stay_refused(character: str) -> None:
+    """A control character, a separator of lines and half of a surrogate pair are refused by the name."""
+    with pytest.raises(InvalidParams, match=r"^name: "):
+        READER.parse({"name": f"a{character}b"})
 
 
 @given(st.text())

@@ -297,6 +297,68 @@ def test_authentication_is_never_off_elsewhere(host: str, monkeypatch: pytest.Mo
     assert refusal(GatewaySettings).startswith("GW_AUTH: ")
 
 
+@pytest.mark.parametrize("host", ["LOCALHOST", "localhost.", "::ffff:127.0.0.1"])
+def test_loopback_has_other_spellings(host: str) -> None:
+    """Host names have no case and may end with a dot; an IPv4 address may be written as an IPv6 one."""
+    assert is_loopback(host)
+
+
+# Origins
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("https://dash.example.com/", "https://dash.example.com"),
+        ("https://Dash.Example.COM", "https://dash.example.com"),
+        ("HTTPS://dash.example.com", "https://dash.example.com"),
+        ("https://dash.example.com:443", "https://dash.example.com"),
+        ("http://dash.example.com:80/", "http://dash.example.com"),
+        ("https://dash.example.com:8443", "https://dash.example.com:8443"),
+        ("http://localhost:3000/", "http://localhost:3000"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("http://[2001:DB8::7]", "http://[2001:db8::7]"),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
+        ("https://dash.example.com:080", "https://dash.example.com:80"),
+    ],
+)
+def test_an_origin_is_written_as_browsers_send_it(
+    given: str, origin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trailing slash, capital letters and the default port of an origin change nothing (RFC 6454)."""
+    monkeypatch.setenv("GW_CORS_ORIGINS", given)
+    assert read("GW_CORS_ORIGINS") == [origin]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "dash.example.com",
+        "localhost:3000",
+        "//dash.example.com",
+        "https://dash.example.com/board",
+        "https://dash.example.com?x=y",
+        "https://dash.example.com/#board",
+        "https://me@dash.example.com",
+        "https://*.example.com",
+        "https://",
+        "https://dash.example.com:port",
+        "https://dash.example.com:70000",
+        "https://dash .example.com",
+        "https://[::1",
+        "*",
+        "null",
+        "https://good.example, bad.example",
+    ],
+)
+def test_what_is_no_origin_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that no browser's Origin could ever match is refused at the start, by the variable's name."""
+    monkeypatch.setenv("GW_CORS_ORIGINS", given)
+    message = refusal(GatewaySettings)
+    assert message.startswith("GW_CORS_ORIGINS: ")
+    assert "\n" not in message
+
+
 def test_every_class_of_settings_is_checked() -> None:
     """`holdfast check` reads every class of settings that there is."""
     defined = {

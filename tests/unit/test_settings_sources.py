@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
-from tests.support.settings import CANARY, FIELDS, SECRETS, read, refusal
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.settings import CANARY, FIELDS, SECRETS, TEXT, read, refusal
 
 from holdfast.errors import SettingsError
 from holdfast.settings import (
@@ -18,6 +21,8 @@ from holdfast.settings import (
     PostgresSettings,
     RedisSettings,
 )
+from holdfast.settings.files import dotenv
+from holdfast.up.instance import Instance, up_env_file
 
 
 @pytest.fixture(autouse=True)
@@ -115,11 +120,54 @@ def test_an_empty_file_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(RedisSettings).startswith("REDIS_PASSWORD_FILE: ")
 
 
-def test_only_one_newline_at_the_end_is_dropped(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret keeps every other character as it is: spaces, line breaks within, a second newline."""
-    (here / "secret").write_bytes(b" a\r\nb\rc \n\n")
+@pytest.mark.parametrize(
+    ("content", "secret"),
+    [
+        (b"p w\n", "p w"),
+        (b"p w\r\n", "p w"),
+        (b"p w\r", "p w"),
+        (b"p w\n\n\n", "p w"),
+        (b"p w \r\n", "p w"),
+        (b"p w\t\n", "p w"),
+        (b"p w\r\n\x1a", "p w"),
+        (b"\xef\xbb\xbfp w", "p w"),
+        (b"\xef\xbb\xbfp w\r\n", "p w"),
+        ("p w\r\n".encode("utf-16"), "p w"),
+        (b"\xff\xfe" + "p \u00e9\r\n".encode("utf-16-le"), "p \u00e9"),
+        (b"\xfe\xff" + "p \U0001f511\r\n".encode("utf-16-be"), "p \U0001f511"),
+        ("p w\n".encode("utf-32"), "p w"),
+        (b" a\r\nb\rc \n\n", " a\r\nb\rc"),
+        (b"  p\tw", "  p\tw"),
+        ("\u00a0p\u3000\n".encode(), "\u00a0p\u3000"),
+        (b"#p'w\"$x%y{z}\\\n", "#p'w\"$x%y{z}\\"),
+    ],
+)
+def test_a_secret_is_what_an_editor_did_not_add(
+    content: bytes, secret: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark at the start of a file and white space at its end are no part of a secret; all else is."""
+    (here / "secret").write_bytes(content)
     monkeypatch.setenv("POSTGRES_PASSWORD_FILE", str(here / "secret"))
-    assert read("POSTGRES_PASSWORD") == " a\r\nb\rc \n"
+    assert read("POSTGRES_PASSWORD") == secret
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "secret".encode("utf-16-le"),
+        b"se\0cret",
+        b"\xff\xfes",
+        "s\u00e9".encode("latin-1"),
+        b"\xef\xbb\xbf\r\n",
+    ],
+)
+def test_a_secret_in_another_encoding_is_refused(
+    content: bytes, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not surely text is refused by name: UTF-16 without its mark, Latin-1, zero bytes."""
+    (here / "secret").write_bytes(content)
+    monkeypatch.setenv("POSTGRES_PASSWORD_FILE", str(here / "secret"))
+    assert refusal(PostgresSettings).startswith("POSTGRES_PASSWORD_FILE: ")
 
 
 @pytest.mark.parametrize("variable", SECRETS)
@@ -212,6 +260,71 @@ def test_dollar_signs_in_dot_env_are_not_expanded(here: Path) -> None:
     """A password in `.env` may hold a dollar sign."""
     (here / ".env").write_text("REDIS_PASSWORD='a$HOME${HOME}b'\n")
     assert read("REDIS_PASSWORD") == "a$HOME${HOME}b"
+
+
+@pytest.mark.parametrize(
+    ("line", "password"),
+    [
+        ("REDIS_PASSWORD=p@ss/w#rd:1", "p@ss/w#rd:1"),
+        ("REDIS_PASSWORD='p #w'", "p #w"),
+        ('REDIS_PASSWORD="it\'s"', "it's"),
+        ("REDIS_PASSWORD=it's", "it's"),
+        ("REDIS_PASSWORD=50%{x}$HOME;`a`", "50%{x}$HOME;`a`"),
+        ("export REDIS_PASSWORD = 'a b'", "a b"),
+        ("REDIS_PASSWORD='a\\b'", "a\\b"),
+        ("REDIS_PASSWORD='a=b,c'", "a=b,c"),
+        ("not a line of ours: x\nREDIS_PASSWORD=p", "p"),
+        ("\ufeffREDIS_PASSWORD=p", "p"),
+        ("REDIS_PASSWORD=p\r\nGW_PORT=1", "p"),
+        ("GW_PORT=8080 # the port\nREDIS_PASSWORD='p' # the password", "p"),
+    ],
+)
+def test_a_password_in_dot_env_arrives_whole(here: Path, line: str, password: str) -> None:
+    """Separators, quotes, percent signs, braces and a byte order mark do a password in `.env` no harm."""
+    (here / ".env").write_text(f"{line}\n", encoding="utf-8", newline="")
+    assert read("REDIS_PASSWORD") == password
+
+
+@pytest.mark.parametrize(
+    "value",
+    [f"{CANARY} #w", f"'{CANARY}'s'", f'"{CANARY}"b', f"'{CANARY}", f'"{CANARY}\\tw"', f"'{CANARY}' b"],
+)
+@pytest.mark.parametrize("name", ["REDIS_PASSWORD", "POSTGRES_URL"])
+def test_a_password_that_dot_env_would_change_is_refused(here: Path, name: str, value: str) -> None:
+    """What python-dotenv would cut, change or leave out is refused, naming file, line and variable."""
+    (here / ".env").write_text(f"# ours\n\n{name}={value}\n")
+    message = refusal(RedisSettings)
+    assert message.startswith(f".env: line 3: {name} ")
+    assert "\n" not in message
+
+
+def test_dot_env_may_be_utf_16(here: Path) -> None:
+    """A `.env` that PowerShell wrote is read."""
+    (here / ".env").write_bytes("GW_PORT=7\r\nGW_WORKERS=3\r\n".encode("utf-16"))
+    assert (read("GW_PORT"), read("GW_WORKERS")) == (7, 3)
+
+
+@given(st.dictionaries(st.sampled_from(["GW_HOST", "REPORTS", "REDIS_PASSWORD"]), TEXT))
+def test_up_env_gives_back_what_up_wrote(published: dict[str, str]) -> None:
+    """Whatever `holdfast up` publishes, a second terminal reads the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        instance = Instance(Path(folder))
+        (Path(folder) / "run").mkdir()
+        instance.publish_settings(published)
+        assert dotenv(up_env_file(Path(folder)), published, published) == published
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "udp"])
+@pytest.mark.parametrize("variable", ["POSTGRES_PORT", "GW_PORT", "SUPERVISOR_PORT", "FLOWER_PORT"])
+def test_the_address_of_a_service_is_passed_over(
+    variable: str, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubernetes injects X_PORT=tcp://… for a service named x: that is no port of ours."""
+    default = read(variable)
+    monkeypatch.setenv(variable, f"{scheme}://10.0.0.1:80")
+    assert read(variable) == default
+    monkeypatch.setenv(variable, "tcp:80")
+    assert refusal(FIELDS[variable][0]).startswith(f"{variable}: ")
 
 
 def test_an_unreadable_dot_env_is_refused(here: Path) -> None:

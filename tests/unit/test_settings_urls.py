@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.support.settings import TEXT
+from kombu import Connection
+from pymongo.uri_parser import parse_uri
+from redis.asyncio.connection import parse_url as parse_redis_url
+from tests.support.settings import CANARY, FIELDS, TEXT, refusal
 
 from holdfast.errors import SettingsError
 from holdfast.settings import (
@@ -125,6 +128,99 @@ def test_the_default_broker_uses_the_caches_password(here: Path, monkeypatch: py
         BrokerSettings.load().dsn()
     (here / "secret").write_text("p/w\n")
     assert BrokerSettings.load().dsn() == "redis://:p%2Fw@h/1"
+
+
+# The database of MongoDB
+
+
+@pytest.mark.parametrize(
+    ("given", "database"),
+    [
+        ({"MONGO_URL": "mongodb://h/shop"}, "shop"),
+        ({"MONGO_URL": "mongodb://h/shop", "MONGO_DB": "shop"}, "shop"),
+        ({"MONGO_URL": "mongodb://h", "MONGO_DB": "shop"}, "shop"),
+        ({"MONGO_URL": "mongodb://h/", "MONGO_DB": "shop"}, "shop"),
+        ({"MONGO_URL": "mongodb://h/?authSource=admin", "MONGO_DB": "shop"}, "shop"),
+        ({"MONGO_URL": "mongodb://u:p@h1:1,h2:2/shop?replicaSet=r&authSource=admin"}, "shop"),
+        ({"MONGO_URL": "mongodb+srv://h.example/shop"}, "shop"),
+        ({"MONGO_URL": "mongodb://h/m%C3%BCsli"}, "m\u00fcsli"),
+        ({"MONGO_URL": "mongodb://u:p%2Fw@h/shop.orders"}, "shop"),
+        ({"MONGO_URL": "mongodb://%2Ftmp%2Fmongodb-27017.sock/shop"}, "shop"),
+        ({"MONGO_URL": "mongodb://h"}, "holdfast"),
+        ({}, "holdfast"),
+    ],
+)
+def test_the_database_of_mongodb_is_that_of_the_url(given: dict[str, str], database: str) -> None:
+    """The database in MONGO_URL counts, then MONGO_DB; as the driver reads them both."""
+    settings = MongoSettings.load(given)
+    assert settings.database == database
+    if settings.configured and not settings.uri().startswith("mongodb+srv"):
+        named = parse_uri(settings.uri(), warn=False)["database"]
+        assert named in (None, database)
+
+
+@pytest.mark.parametrize("other", ["holdfast", "Shop", "shop2"])
+def test_two_databases_are_refused(other: str) -> None:
+    """MONGO_DB beside another database in MONGO_URL is refused: one of them would be passed over."""
+    with pytest.raises(SettingsError, match=r"^MONGO_DB: "):
+        MongoSettings.load({"MONGO_URL": "mongodb://h/shop", "MONGO_DB": other})
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a$b", "a%22b", "a/b", "a%5Cb"])
+def test_what_cannot_be_a_database_is_refused(name: str) -> None:
+    """A name that MongoDB does not allow is refused at the start."""
+    with pytest.raises(SettingsError, match=r"^MONGO_URL: "):
+        MongoSettings.load({"MONGO_URL": f"mongodb://h/{name}"})
+
+
+# Logins with special characters
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("REDIS_URL", "redis://:{}#w@h/0"),
+        ("REDIS_URL", "redis://:{}/w@h/0"),
+        ("REDIS_URL", "redis://:{}?w@h/0"),
+        ("REDIS_URL", "redis://:{}%@h/0"),
+        ("BROKER_URL", "redis://:{}#w@h/0"),
+        ("BROKER_URL", "redis://u:{}[w@h/0"),
+        ("MONGO_URL", "mongodb://u:{}@w@h"),
+        ("MONGO_URL", "mongodb://u:{}:w@h"),
+        ("MONGO_URL", "mongodb://u:{}/w@h"),
+        ("MONGO_URL", "mongodb://u:{}#w@h"),
+        ("MONGO_URL", "mongodb://u:{}%w@h"),
+        ("MONGO_URL", "mongodb://u:{}+w@h"),
+        ("MONGO_URL", "mongodb://u:{}?w@h"),
+    ],
+)
+def test_a_login_that_a_driver_would_cut_is_refused(
+    variable: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A password that would end early, or be changed, is refused at the start; it is not shown."""
+    monkeypatch.setenv(variable, url.format(CANARY))
+    message = refusal(FIELDS[variable][0])
+    assert message.startswith(f"{variable}: ")
+    assert "\n" not in message
+    assert "%" in message
+
+
+@given(user=TEXT, password=TEXT)
+@example(user="u", password="a;b")
+@example(user="", password="p@ss/w#rd:1 %{x}+,")
+def test_a_brokers_login_arrives_whole_at_kombu_and_at_redis_py(user: str, password: str) -> None:
+    """Kombu and redis-py, which read URLs by rules of their own, both find the login that was encoded."""
+    url = f"redis://{quote(user, safe='')}:{quote(password, safe=';,+[]')}@h:7/1"
+    try:
+        dsn = BrokerSettings.load({"BROKER_URL": url}).dsn()
+    except SettingsError:
+        assert set(password) & set("[]")
+        return
+    kombu = Connection(dsn)
+    assert (kombu.userid or "", kombu.password, kombu.hostname) == (user, password, "h")
+    assert kombu.alt == []
+    redis = parse_redis_url(dsn)
+    assert (redis.get("username", ""), redis["password"], redis["host"]) == (user, password, "h")
 
 
 def test_what_is_not_set_is_named_when_it_is_needed() -> None:

@@ -151,6 +151,29 @@ def test_an_expired_token_says_so() -> None:
     assert refused(issue("ada", ttl=-60)) == "the token has expired"
 
 
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+@pytest.mark.parametrize("ahead", [1, 30, 58])
+def test_a_clock_that_is_ahead_does_no_harm(claim: str, ahead: float) -> None:
+    """A token that another machine has dated up to a minute ahead is taken."""
+    token = forge(HEADER, claims(**{claim: time.time() + ahead}))
+    assert verify(token, SETTINGS)["sub"] == "ada"
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+def test_a_token_from_further_ahead_is_refused(claim: str) -> None:
+    """More than a minute is not a clock that differs: such a token is refused."""
+    assert refused(forge(HEADER, claims(**{claim: time.time() + 63}))) == "the token is not valid"
+
+
+def test_a_refresh_token_has_the_same_leeway() -> None:
+    """Refresh tokens are taken a minute ahead too, and for five seconds after their end."""
+    ahead, late = time.time() + 30, int(time.time()) - 6
+    kind = {"typ": "refresh"}
+    assert verify(forge(HEADER, claims(iat=ahead, **kind), key=REFRESH_KEY), SETTINGS, refresh=True)
+    token = forge(HEADER, claims(exp=late, **kind), key=REFRESH_KEY)
+    assert refused(token, refresh=True) == "the token has expired"
+
+
 def test_a_token_is_of_its_kind() -> None:
     """A refresh token opens no report, and an access token gets no new one, with two keys or with one."""
     assert refused(issue("ada", refresh=True)) == "the token is not valid"

@@ -8,6 +8,7 @@ then parse a query by the same rules and write it in the same canonical form, so
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -128,9 +129,16 @@ def _one_type(
     return choice
 
 
+_REFUSED = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what no text parameter may hold: control characters, halves of surrogate pairs, and
+the separators of lines and paragraphs. Spaces and joiners of every script are text, and stay as they are."""
+
+
 def _plain_text(value: object) -> object:
-    if isinstance(value, str) and not value.isprintable():
-        raise ValueError("must be printable text")
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    if any(unicodedata.category(character) in _REFUSED for character in value):
+        raise ValueError("must be text without control characters")
     return value
 
 

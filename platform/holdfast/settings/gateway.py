@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from holdfast.settings.sources import Milliseconds, Port, Seconds, Settings, StringList
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def _origins(given: list[str]) -> list[str]:
+    return [origin(text) for text in given]
+
+
+def origin(text: str) -> str:
+    """An origin as a browser sends it (RFC 6454 §6.2): scheme and host in small letters, no default port.
+
+    Raises:
+        ValueError: it is none: no scheme, a path, a query, a login, or white space.
+    """
+    if text in ("*", "null"):
+        raise ValueError("must name origins, such as https://dash.example.com; * and null are not supported")
+    try:
+        parts = urlsplit(text)
+        port, host = parts.port, parts.hostname
+        if host and not host.isascii():
+            host = host.encode("idna").decode()
+    except ValueError:
+        host = None
+    if not host or not parts.scheme or parts.path not in ("", "/") or not re.fullmatch(r"[^\s@?#\\*]+", text):
+        raise ValueError(
+            "must be origins: a scheme and a host, such as https://dash.example.com, and no path"
+        )
+    shown = f"[{host}]" if ":" in host else host
+    scheme = parts.scheme.lower()
+    return f"{scheme}://{shown}" + (f":{port}" if port and port != _DEFAULT_PORTS.get(scheme) else "")
 
 
 class GatewaySettings(Settings):
@@ -19,7 +51,9 @@ class GatewaySettings(Settings):
     auth: Literal["jwt", "off"] = Field("jwt", alias="GW_AUTH")
     miss_timeout: Milliseconds = Field(10_000, alias="GW_MISS_TIMEOUT")
     l1_max_bytes: int = Field(256 * 2**20, alias="GW_L1_MAX_BYTES", ge=0)
-    cors_origins: StringList = Field(default_factory=list, alias="GW_CORS_ORIGINS")
+    cors_origins: Annotated[StringList, AfterValidator(_origins)] = Field(
+        default_factory=list, alias="GW_CORS_ORIGINS"
+    )
 
     @model_validator(mode="after")
     def _off_on_loopback_only(self) -> Self:
@@ -50,6 +84,8 @@ class JwtSettings(Settings):
 def is_loopback(host: str) -> bool:
     """Whether a host name or address can only be reached from this machine."""
     try:
-        return ip_address(host.strip("[]")).is_loopback
+        address = ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
-        return host == "localhost"
+        return host.lower().removesuffix(".") == "localhost"
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

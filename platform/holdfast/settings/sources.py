@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, get_origin
 
-from dotenv import dotenv_values
 from pydantic import (
     BeforeValidator,
     Field,
@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from holdfast.errors import SettingsError
+from holdfast.settings.files import dotenv, secret_of
 
 
 def parse_list(value: object) -> object:
@@ -66,11 +67,22 @@ def environment() -> dict[str, str]:
 
 
 def _dotenv(path: Path) -> dict[str, str]:
-    try:
-        values = dotenv_values(path, interpolate=False) if path.is_file() else {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read as a .env file ({type(error).__name__})") from None
-    return {name: value for name, value in values.items() if value is not None}
+    return dotenv(path, every_name(), every_name(secret=True))
+
+
+def every_name(*, secret: bool = False) -> frozenset[str]:
+    """The variables that Holdfast reads, `X_FILE` included; or those alone whose values are secret."""
+    classes = Settings.__subclasses__()
+    files = {name for cls in classes for name in cls._may_be_files}
+    if secret:
+        return frozenset(files)
+    names = {str(field.alias) for cls in classes for field in cls.model_fields.values()}
+    return frozenset(names | {f"{name}_FILE" for name in files})
+
+
+def is_service_address(name: str, value: str) -> bool:
+    """Whether Kubernetes, or a Docker link, has set the variable for a service that is named so."""
+    return name.endswith("_PORT") and re.match(r"(tcp|udp|sctp)://", value) is not None
 
 
 _LOADING_FROM: ContextVar[Mapping[str, str] | None] = ContextVar("loading_from", default=None)
@@ -91,6 +103,8 @@ class _Files(PydanticBaseSettingsSource):
         for field in self.settings_cls.model_fields.values():
             name = str(field.alias)
             value = variables.get(name)
+            if value is not None and is_service_address(name, value):
+                value = None
             if name in secret and (path := variables.get(f"{name}_FILE")) is not None:
                 if not path:
                     raise SettingsError(f"{name}_FILE: is set and empty; give it a path, or leave it out")
@@ -102,17 +116,19 @@ class _Files(PydanticBaseSettingsSource):
 
 def _read_secret(name: str, path: Path, *, fallback: str | None) -> str | None:
     try:
-        # As bytes: reading as text would also change every line break within the value.
-        text = path.read_bytes().decode("utf-8")
+        text = secret_of(path.read_bytes())
     except FileNotFoundError:
         if fallback is None:
             raise SettingsError(
                 f"{name}_FILE: names a file that does not exist, and {name} is not set"
             ) from None
         return fallback
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{name}_FILE: cannot be read ({type(error).__name__})") from None
-    text = text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
+    except OSError as error:
+        raise SettingsError(f"{name}_FILE: cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise SettingsError(
+            f"{name}_FILE: is neither UTF-8 nor UTF-16 with a byte order mark; save it as UTF-8"
+        ) from None
     if not text:
         raise SettingsError(f"{name}_FILE: names an empty file; it must hold the value of {name}")
     return text
