@@ -26,6 +26,7 @@ from holdfast.errors import (
 )
 from holdfast.links.adapter import PoolStatus, host_and_port
 from holdfast.links.link import PROBE_TIMEOUT
+from holdfast.links.mongo_types import CODEC_OPTIONS
 from holdfast.settings import MongoSettings
 
 AUTHENTICATION_CODES = frozenset({13, 18})
@@ -115,7 +116,7 @@ class MongoAdapter:
     async def aggregate(
         self, document: type[Document], pipeline: Sequence[dict[str, Any]], *, seconds: float
     ) -> list[dict[str, Any]]:
-        """Run a reading pipeline over the document's collection: its result documents, without `_id`.
+        """Run a reading pipeline over the document's collection: its result documents, in BSON's types.
 
         Raises:
             QueryFailed: the pipeline has a stage that writes, or MongoDB refused it.
@@ -129,9 +130,9 @@ class MongoAdapter:
             # above the server's own limit: that one ends the query, this one a dead server's.
             async with asyncio.timeout(seconds + 1):
                 with translated():
-                    collection = document.get_pymongo_collection()
+                    collection = document.get_pymongo_collection().with_options(codec_options=CODEC_OPTIONS)
                     cursor = await collection.aggregate(list(pipeline), maxTimeMS=int(seconds * 1000))
-                    return [{k: v for k, v in row.items() if k != "_id"} async for row in cursor]
+                    return await cursor.to_list()
         except TimeoutError:
             raise DeadlineExceeded("the query ran longer than it may") from None
 

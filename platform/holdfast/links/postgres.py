@@ -32,6 +32,9 @@ from holdfast.errors import (
 )
 from holdfast.links.adapter import PoolStatus
 from holdfast.links.postgres_connect import connect
+from holdfast.links.postgres_query import Compiler, Runner
+from holdfast.links.postgres_types import set_codecs
+from holdfast.reports.values import exact_json
 from holdfast.settings import PostgresSettings
 
 _UNREACHABLE = (
@@ -113,6 +116,8 @@ class PostgresAdapter:
         self._prober: asyncpg.Connection | None = None
         self._reaper: asyncio.Task[None] | None = None
         self._connections: WeakSet[asyncpg.Connection] = WeakSet()
+        self._compiler: Compiler
+        self._runner = Runner()
 
     async def open(self) -> None:
         """Make the pool from the settings as they are now, and have `SELECT 1` answered."""
@@ -122,6 +127,7 @@ class PostgresAdapter:
             self._prober = await open_connection(settings)
         await self.probe()
         self._engine = engine = _engine(settings, self._connections)
+        self._compiler, self._runner = Compiler(engine.dialect), Runner()
         self._reaper = asyncio.create_task(_reap(engine, settings.pool_idle / 1000))
 
     async def probe(self) -> None:
@@ -170,11 +176,16 @@ class PostgresAdapter:
                 await asyncio.shield(connection.close())
 
     async def select(self, query: Select[Any]) -> tuple[list[str], list[list[Any]]]:
-        """Run a query in a read-only transaction: its column names and its rows."""
+        """Run a query in a read-only transaction: its column names and its rows, by `links.postgres_types`.
+
+        Raises:
+            ValueOutOfRange: a value does not fit the column that it is compared with.
+            LinkDown, LinkLost, PoolExhausted, AuthenticationFailed, DeadlineExceeded, QueryFailed.
+        """
         async with self.connection() as connection:
-            result = await connection.execute(query)
-            columns = result.keys()
-            return [str(name) for name in columns], [list(row) for row in result]
+            statement = self._compiler.statement(query)
+            raw = await connection.get_raw_connection()
+            return await self._runner.rows(raw.driver_connection, statement)
 
     def pool(self) -> PoolStatus:
         """The connections of the moment."""
@@ -216,6 +227,7 @@ async def open_connection(settings: PostgresSettings) -> asyncpg.Connection:
 
 
 async def _configure(connection: asyncpg.Connection, settings: PostgresSettings) -> None:
+    await set_codecs(connection)
     # Not as parameters of the start: PgBouncer would refuse the connection for them.
     await connection.execute(
         f"SET statement_timeout = {settings.statement_timeout}; SET default_transaction_read_only = on"
@@ -240,6 +252,7 @@ def _engine(settings: PostgresSettings, connections: WeakSet[asyncpg.Connection]
         max_overflow=0,
         pool_timeout=settings.conn_timeout / 1000,
         pool_use_lifo=True,
+        json_deserializer=exact_json,
     )
 
     @event.listens_for(engine.sync_engine, "checkout")

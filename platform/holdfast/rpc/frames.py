@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from holdfast.errors import ProtocolError, ResultTooLarge
+from holdfast.rpc.exact import restored
 
 MAX_FRAME = 32 * 2**20
 """Bytes of one frame at most."""
@@ -49,7 +50,7 @@ class Cancel(msgspec.Struct, array_like=True, tag=3, frozen=True):
 
 
 Frame = Call | Reply | Failure | Cancel
-_decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
+_decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame, ext_hook=restored)
 
 
 def encode(frame: Frame) -> bytes:

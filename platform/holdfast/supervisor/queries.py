@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import datetime as dt
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
-from uuid import UUID
 
 from sqlalchemy import Select
 
-from holdfast.errors import QueryFailed
+from holdfast.errors import HoldfastError, InvalidParams, QueryFailed
 from holdfast.links.adapter import Adapter
 from holdfast.links.link import Link
-from holdfast.reports import Query, Registry
+from holdfast.links.mongo_types import carried_column
+from holdfast.links.postgres_query import ValueOutOfRange
+from holdfast.reports import Params, Query, Registry
 from holdfast.reports.canonical import Scalar
 
 if TYPE_CHECKING:
@@ -77,15 +77,18 @@ class Queries:
         """
         report, query = self._registry.query(name)
         began = time.perf_counter()
+        typed = report.typed(params)
         try:
-            built = query.build(report.typed(params))
+            built = query.build(typed)
             run = self._select if query.source == "postgres" else self._aggregate
             columns, rows = await run(query, built)
+        except ValueOutOfRange as error:
+            raise _named(error, typed) from None
         finally:
             self._observe(name, time.perf_counter() - began)
         if len(rows) > MAX_ROWS:
             raise QueryFailed(f"{name} gave {len(rows):,} rows; {MAX_ROWS:,} is the most")
-        return {"columns": columns, "rows": [[carried(value) for value in row] for row in rows]}
+        return {"columns": columns, "rows": rows}
 
     async def _select(self, query: Query, built: object) -> tuple[list[str], list[list[Any]]]:
         if not isinstance(built, Select):
@@ -98,22 +101,15 @@ class Queries:
             raise QueryFailed(f"{query.name} must return a list of stages, not {type(built).__name__}")
         async with self._mongo.use() as mongo:
             found = await mongo.aggregate(query.document, built, seconds=self._mongo_seconds)
-        columns = list(dict.fromkeys(name for document in found for name in document))
-        return columns, [[document.get(name) for name in columns] for document in found]
+        columns = list(dict.fromkeys(itertools.chain.from_iterable(found)))
+        read = [carried_column([document.get(name) for document in found]) for name in columns]
+        return columns, [list(row) for row in zip(*read, strict=True)] if columns else [[] for _ in found]
 
 
-def carried(value: Any) -> Any:
-    """A database's value as msgpack and JSON carry it: Decimal is a float, times are ISO 8601 text."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, dt.datetime | dt.date | dt.time):
-        return value.isoformat()
-    if isinstance(value, dict):
-        return {str(name): carried(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [carried(item) for item in value]
-    if isinstance(value, UUID) or type(value).__name__ in {"ObjectId", "Decimal128"}:
-        return str(value)
-    raise QueryFailed(f"a column of type {type(value).__name__} cannot be sent: cast it in the query")
+def _named(error: ValueOutOfRange, typed: Params) -> HoldfastError:
+    """The error by the parameters that have the value; the query's own where it calculated the value."""
+    same = [name for name, value in typed if type(value) is type(error.value) and value == error.value]
+    if not same:
+        return error
+    errors = [{"name": name, "reason": error.reason} for name in same]
+    return InvalidParams("; ".join(f"{e['name']}: {e['reason']}" for e in errors), errors=errors)

@@ -1,0 +1,243 @@
+"""From a SQLAlchemy query to rows: compiled once, prepared once for each connection, read exactly.
+
+SQLAlchemy compiles; asyncpg prepares and fetches, since only a prepared statement says the type of each
+column before its first row is read. By these types the columns are read as `links.postgres_types` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import asyncpg
+from sqlalchemy import BigInteger, Enum, Integer, SmallInteger, exc
+from sqlalchemy.sql import ColumnElement, visitors
+from sqlalchemy.sql.elements import BinaryExpression, BindParameter
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from holdfast.errors import QueryFailed
+from holdfast.links.postgres_types import TypeForm, converted, form_of
+
+_COMPILED_AT_MOST = 500
+_PREPARED_AT_MOST = 100
+"""Statements that are kept: by one adapter, and for one connection."""
+_INTEGERS = ((SmallInteger, "smallint", 15), (BigInteger, "bigint", 63), (Integer, "integer", 31))
+_UNFIT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, exc.SQLAlchemyError)
+"""What a type of SQLAlchemy raises for a value that it cannot send."""
+
+Rows = tuple[list[str], list[list[Any]]]
+
+
+class ValueOutOfRange(QueryFailed):
+    """A value does not fit the column that it is compared with."""
+
+    code = "value_out_of_range"
+
+    def __init__(
+        self, message: str | None = None, *, value: Any = None, reason: str = "", **details: Any
+    ) -> None:
+        super().__init__(message, **details)
+        self.value = value
+        self.reason = reason
+
+
+class Statement(NamedTuple):
+    """A query that is ready to be sent: its text, its values, and the labels of its columns."""
+
+    sql: str
+    values: tuple[Any, ...]
+    labels: tuple[str, ...]
+    """Empty where SQLAlchemy does not know them (SQL text): then the database says them."""
+    processed: Mapping[int, TypeForm]
+    """The columns, by position, whose SQLAlchemy type converts in Python."""
+
+
+class Compiler:
+    """Compiles queries for one engine's dialect, each shape of a query once."""
+
+    def __init__(self, dialect: Any) -> None:
+        self._dialect = dialect
+        self._compiled: OrderedDict[Any, Any] = OrderedDict()
+
+    def statement(self, query: Any) -> Statement:
+        """The query with its values.
+
+        Raises:
+            ValueOutOfRange: a value does not fit the type that it is sent as.
+            QueryFailed: two columns have the same label.
+        """
+        compiled, extracted = self._shape(query)
+        values = compiled.construct_params(extracted_parameters=extracted, escape_names=False)
+        for name, bind in compiled.binds.items():
+            _check_value(query, bind, values.get(name))
+        sql, places, processors = compiled.string, compiled.positiontup or (), compiled._bind_processors
+        if compiled.post_compile_params or compiled.literal_execute_params:
+            expanded = compiled._process_parameters_for_postcompile(values)
+            sql, places, values = expanded.statement, expanded.positiontup or (), expanded.parameters
+            processors = {**processors, **expanded.processors}
+        sent = tuple(_sent(query, processors.get(name), values[name]) for name in places)
+        columns = compiled._result_columns
+        labels = tuple(str(column.name) for column in columns)
+        check_labels(labels)
+        return Statement(sql, sent, labels, self._processed(columns))
+
+    def _shape(self, query: Any) -> tuple[Any, Any]:
+        key = query._generate_cache_key()
+        if key is None:
+            return query.compile(dialect=self._dialect), None
+        if (found := self._compiled.get(key.key)) is None:
+            found = self._compiled[key.key] = query.compile(dialect=self._dialect, cache_key=key)
+            if len(self._compiled) > _COMPILED_AT_MOST:
+                self._compiled.popitem(last=False)
+        return found, key.bindparams
+
+    def _processed(self, columns: Sequence[Any]) -> dict[int, TypeForm]:
+        found = {}
+        for place, column in enumerate(columns):
+            if isinstance(column.type, TypeDecorator):
+                process = column.type.dialect_impl(self._dialect).result_processor(self._dialect, None)
+                found[place] = converted(process)
+        return found
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Raise QueryFailed where two columns have one label, since a row keeps one of them only."""
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        names = ", ".join(repr(label) for label in twice)
+        raise QueryFailed(
+            f'two columns are labelled {names}: give each its own, as in column.label("name")', labels=twice
+        )
+
+
+def _check_value(query: Any, bind: BindParameter[Any], value: Any) -> None:
+    for item in value if isinstance(value, list | tuple) else (value,):
+        if reason := _misfit(bind.type, item):
+            _refuse(query, item, reason)
+
+
+def _misfit(kind: TypeEngine[Any], value: Any) -> str:
+    """Why a value is none of that type; empty where it is one, or the database has to say."""
+    if type(value) is int:
+        for integer, name, bits in _INTEGERS:
+            if isinstance(kind, integer) and not -(2**bits) <= value < 2**bits:
+                return f"must be between {-(2**bits)} and {2**bits - 1} ({name})"
+    if type(value) is str and isinstance(kind, Enum) and not kind.enum_class and value not in kind.enums:
+        return f"must be one of {', '.join(map(str, kind.enums))}"
+    return ""
+
+
+def _sent(query: Any, process: Callable[[Any], Any] | None, value: Any) -> Any:
+    if process is None:
+        return value
+    try:
+        return process(value)
+    except _UNFIT as error:
+        _refuse(query, value, f"cannot be sent: {error}")
+
+
+def _refuse(query: Any, value: Any, reason: str) -> Any:
+    column = next(_compared(query, value), None)
+    where = f" for the column {column}" if column else ""
+    raise ValueOutOfRange(f"the value {value!r}{where} {reason}", value=value, reason=reason + where)
+
+
+def _compared(query: Any, value: Any) -> Iterator[str]:
+    """The columns that the query compares with that value."""
+    for part in visitors.iterate(query):
+        if not isinstance(part, BinaryExpression):
+            continue
+        for one, other in ((part.left, part.right), (part.right, part.left)):
+            if isinstance(other, BindParameter) and _holds(other.value, value):
+                yield from _column_name(one)
+
+
+def _holds(given: Any, value: Any) -> bool:
+    return value in given if isinstance(given, list | tuple) else bool(given == value)
+
+
+def _column_name(part: ColumnElement[Any]) -> Iterator[str]:
+    name, table = getattr(part, "name", None), getattr(part, "table", None)
+    if name:
+        table_name = getattr(table, "name", None)
+        yield f"{table_name}.{name}" if table_name else str(name)
+
+
+class Prepared(NamedTuple):
+    """A statement as one connection has it, and how its columns are read."""
+
+    statement: Any
+    labels: tuple[str, ...]
+    converted: tuple[tuple[int, Callable[[list[Any]], list[Any]]], ...]
+
+
+class Runner:
+    """Runs statements on asyncpg's connections, each in a read-only transaction of its own."""
+
+    def __init__(self) -> None:
+        self._prepared: WeakKeyDictionary[Any, OrderedDict[str, Prepared]] = WeakKeyDictionary()
+
+    async def rows(self, connection: asyncpg.Connection, statement: Statement) -> Rows:
+        """Labels and rows. A table that was changed since it was prepared is read in its new form."""
+        try:
+            return await self._rows(connection, statement)
+        except (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError):
+            self._prepared.pop(connection, None)
+            await connection.reload_schema_state()
+            return await self._rows(connection, statement)
+
+    async def _rows(self, connection: asyncpg.Connection, statement: Statement) -> Rows:
+        transaction = connection.transaction(readonly=True)
+        await transaction.start()
+        try:
+            prepared = await self._prepare(connection, statement)
+            records = await prepared.statement.fetch(*statement.values)
+        except BaseException:
+            # What went wrong is the answer, and not that a broken connection cannot be rolled back.
+            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await transaction.rollback()
+            raise
+        # Rolled back, so that nothing that the query has set for its session stays.
+        await transaction.rollback()
+        return list(prepared.labels), _read(records, prepared.converted)
+
+    async def _prepare(self, connection: asyncpg.Connection, statement: Statement) -> Prepared:
+        kept = self._prepared.setdefault(connection, OrderedDict())
+        if statement.sql not in kept:
+            kept[statement.sql] = await _prepare(connection, statement)
+            if len(kept) > _PREPARED_AT_MOST:
+                kept.popitem(last=False)
+        return kept[statement.sql]
+
+
+async def _prepare(connection: asyncpg.Connection, statement: Statement) -> Prepared:
+    prepared = await connection.prepare(statement.sql)
+    columns = prepared.get_attributes()
+    labels = statement.labels or tuple(column.name for column in columns)
+    check_labels(labels)
+    forms = [statement.processed.get(place) or form_of(column.type) for place, column in enumerate(columns)]
+    if any(form.sql != "{}" for form in forms):
+        prepared = await connection.prepare(_around(statement.sql, forms))
+    conversions = tuple((place, form.convert) for place, form in enumerate(forms) if form.convert)
+    return Prepared(prepared, labels, conversions)
+
+
+def _around(sql: str, forms: Sequence[TypeForm]) -> str:
+    """A SELECT around a query, which keeps its rows, their order and its parameters."""
+    names = [f"c{place}" for place in range(len(forms))]
+    read = ", ".join(form.sql.format(f"q.{name}") for form, name in zip(forms, names, strict=True))
+    # On a line of its own: the text may end in a comment.
+    return f"SELECT {read} FROM (\n{sql.rstrip().rstrip(';')}\n) AS q ({', '.join(names)})"  # noqa: S608 - built of positions
+
+
+def _read(
+    records: Sequence[Any], conversions: Sequence[tuple[int, Callable[[list[Any]], list[Any]]]]
+) -> list[list[Any]]:
+    rows = [list(record) for record in records]
+    for place, convert in conversions:
+        for row, value in zip(rows, convert([row[place] for row in rows]), strict=True):
+            row[place] = value
+    return rows
