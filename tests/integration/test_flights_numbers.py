@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from pymongo import AsyncMongoClient
-from sqlalchemy import make_url
-from sqlalchemy.ext.asyncio import create_async_engine
 from tests.support.flights_expected import EXPECTED, table
+from tests.support.memory import link_to
 
-from holdfast.reports import Query, Registry, Row, load_reports
+from holdfast.links.mongo import MongoAdapter
+from holdfast.links.postgres import PostgresAdapter
+from holdfast.reports import Registry, Row, load_reports
 from holdfast.settings import MongoSettings, PostgresSettings
-from holdfast.supervisor.queries import carried
+from holdfast.supervisor.queries import Queries
 from holdfast_flights.vocabulary import EVERY_CARRIER, EVERY_MONTH, EVERY_ORIGIN, CarrierCode
 
 REGISTRY: Registry = load_reports(["holdfast_flights.reports"])
@@ -59,31 +59,26 @@ class Reader:
     def __init__(self, env: Mapping[str, str], home: Path) -> None:
         with _only(env, home):
             postgres, mongo = PostgresSettings.load(), MongoSettings.load()
-        url = make_url(postgres.dsn()).set(drivername="postgresql+asyncpg")
-        login: dict[str, Any] = dict(mongo.credentials())
         self._runner = asyncio.Runner()
-        self._engine = create_async_engine(url)
-        self._mongo: AsyncMongoClient[Row] = AsyncMongoClient(mongo.uri(), **login)
-        self._database = mongo.database
+        self._postgres = PostgresAdapter(lambda: postgres)
+        self._mongo = MongoAdapter(lambda: mongo, REGISTRY.documents())
+        self._runner.run(self._postgres.open())
+        self._runner.run(self._mongo.open())
+        self._queries = Queries(REGISTRY, link_to(self._postgres), link_to(self._mongo))
 
     def rows(self, name: str, params: Mapping[str, Any]) -> list[Row]:
         """The rows of that report."""
         report = REGISTRY.get(name)
-        typed = report.typed(params)
-        data = {name: self._runner.run(self._fetch(query, typed)) for name, query in report.queries.items()}
+        data = {name: self._runner.run(self._fetch(name, params)) for name in report.queries}
         return report.rows(params, data)
 
-    async def _fetch(self, query: Query, params: Any) -> list[Row]:
-        if query.document is None:
-            async with self._engine.connect() as connection:
-                result = await connection.execute(query.build(params))
-                return [{k: carried(v) for k, v in row.items()} for row in result.mappings()]
-        collection = self._mongo[self._database][query.document.Settings.name]
-        return await (await collection.aggregate(query.build(params))).to_list()
+    async def _fetch(self, name: str, params: Mapping[str, Any]) -> list[Row]:
+        result = await self._queries.run(name, params)
+        return [dict(zip(result["columns"], row, strict=True)) for row in result["rows"]]
 
     def close(self) -> None:
         """Close every connection."""
-        self._runner.run(self._engine.dispose())
+        self._runner.run(self._postgres.close())
         self._runner.run(self._mongo.close())
         self._runner.close()
 
