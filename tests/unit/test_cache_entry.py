@@ -20,6 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from holdfast.cache.entry import (
+    AHEAD_SECONDS,
     COMPRESS_FROM,
     HEADER_BYTES,
     MAX_TOKEN,
@@ -30,9 +31,12 @@ from holdfast.cache.entry import (
     Times,
     Unusable,
     build,
+    dated_ahead,
     enclose,
+    newer,
     pack,
     peek,
+    same_version,
     unpack,
 )
 
@@ -257,3 +261,90 @@ def test_rows_that_json_cannot_carry_are_refused() -> None:
     """A value that JSON has no form for is an error of the computation, never half an entry."""
     with pytest.raises(TypeError):
         entry_of([{"x": object()}])
+
+
+# Order, and the version of the report
+
+
+V1, V2 = "0123456789abcdef", "fedcba9876543210"
+AT = 1_700_000_000.25
+
+
+def marked(token: int, at: float) -> Entry:
+    """An entry with that token and that date."""
+    return msgspec.structs.replace(entry_of([], at=at), token=token)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_newer"),
+    [
+        (marked(8, AT), marked(7, AT), True),
+        (marked(8, AT), marked(8, AT), False),
+        (marked(8, AT), marked(7, AT + 7200), True),
+        (marked(7, AT + 7200), marked(8, AT), False),
+        (marked(0, AT + 1), marked(0, AT), True),
+        (marked(0, AT), marked(0, AT), False),
+        (marked(8, AT + 1), marked(0, AT), True),
+        (marked(0, AT + 1), marked(8, AT), True),
+    ],
+)
+def test_the_token_says_which_entry_is_newer(one: Entry, other: Entry, is_newer: bool) -> None:
+    """Tokens decide, whatever the dates are; dates decide where one was written without a lease."""
+    assert newer(one, other) is is_newer
+
+
+@pytest.mark.parametrize(
+    ("later", "version", "freshness"),
+    [
+        (0.0, V1, Freshness.FRESH),
+        (29.9, V1, Freshness.FRESH),
+        (30.0, V1, Freshness.STALE),
+        (100.0, V1, Freshness.EXPIRED),
+        (0.0, "", Freshness.FRESH),
+        (0.0, V2, Freshness.STALE),
+        (30.0, V2, Freshness.STALE),
+        (100.0, V2, Freshness.EXPIRED),
+        (-AHEAD_SECONDS, V1, Freshness.FRESH),
+        (-AHEAD_SECONDS - 0.1, V1, Freshness.STALE),
+        (-7200.0, V1, Freshness.STALE),
+    ],
+)
+def test_another_version_and_a_date_ahead_are_stale_at_most(
+    later: float, version: str, freshness: Freshness
+) -> None:
+    """A reader never calls an entry fresh whose report has changed, or whose age cannot be known."""
+    header = msgspec.structs.replace(entry_of([], at=AT), version=V1).header
+    assert header.freshness(AT + later, version) is freshness
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [(V1, V1, True), (V1, V2, False), ("", V1, True), (V1, "", True), ("", "", True)],
+)
+def test_what_has_no_version_is_of_every_version(one: str, other: str, same: bool) -> None:
+    """The catalogue is made by no report: it has no version, and none is asked of it."""
+    assert same_version(one, other) is same
+
+
+@pytest.mark.parametrize(("ahead", "is_ahead"), [(-1.0, False), (AHEAD_SECONDS, False), (7200.0, True)])
+def test_clocks_may_differ_a_little(ahead: float, is_ahead: bool) -> None:
+    """A date is wrong when it is further ahead than two processes of one cache may differ."""
+    assert dated_ahead(1000.0 + ahead, 1000.0) is is_ahead
+
+
+@pytest.mark.parametrize("token", [MAX_TOKEN + 1, 2**64 - 1])
+def test_a_token_that_no_lease_can_have_is_damage(token: int) -> None:
+    """A forged token cannot take the last place in the order: nothing could ever be newer."""
+    packed = pack(msgspec.structs.replace(entry_of([]), token=token))
+    assert unpack(KEY, packed) is Unusable.CORRUPT
+    assert peek(packed) is None
+
+
+def test_the_format_before_tokens_is_older() -> None:
+    """What was stored in schema 1 is told apart, and computed again."""
+    payload = struct.pack(">ddd", AT, AT + 30, AT + 100) + msgspec.msgpack.encode(
+        (KEY, "d", 0, b"{}", b"", b"")
+    )
+    stored = b"HF\x01" + hashlib.blake2b(payload, digest_size=16).digest() + payload
+    assert unpack(KEY, stored) is Unusable.OLDER
+    assert peek(stored) is None

@@ -7,19 +7,21 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.memory import MemoryRedis, bring_down, link_to
+from tests.support.memory import MemoryRedis, bring_down, bring_up, link_to
 
 from holdfast.cache.entry import Entry, Unusable, build, pack, unpack
-from holdfast.cache.store import LEASE_PREFIX, Store
+from holdfast.cache.store import CLAIM_SECONDS, LEASE_PREFIX, Store
 from holdfast.errors import (
     AuthenticationFailed,
     HoldfastError,
     LeaseHeld,
     LeaseLost,
     LinkLost,
+    OtherVersion,
     PoolExhausted,
     QueryFailed,
     StoreUnavailable,
@@ -159,6 +161,56 @@ def test_tokens_only_grow(steps: list[str]) -> None:
                 world.clock.now += 3600
 
 
+def test_tokens_grow_also_when_redis_was_emptied_and_its_clock_set_back(world: World) -> None:
+    """A store that goes on gives larger tokens than before to whatever Redis is there."""
+    before = world.do(world.store.acquire(KEY, 10))
+    world.redis.values.clear()
+    world.clock.now -= 7200
+    assert world.do(world.store.acquire(KEY, 10)) > before
+    assert world.do(world.store.next_token()) > before + 1
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 7200, 86_400 * 365])
+def test_a_token_is_larger_than_that_of_the_entry_in_place(world: World, ahead: float) -> None:
+    """However far ahead an entry in place is, what is computed next is newer; so is what is computed then."""
+    placed = round((BEGIN + ahead) * 1e6)
+    world.do(world.store.put(msgspec.structs.replace(entry(at=BEGIN + ahead), token=placed)))
+    first = world.do(world.store.acquire(KEY, 10))
+    assert first > placed
+    assert world.do(world.store.acquire(KEY + "?month=1", 10)) > first
+
+
+@pytest.mark.parametrize(
+    "stored", [b"", b"HF", b"HF\x01" + b"\xff" * 80, b"foreign" * 20, b"HF\x02" + b"\xff" * 80]
+)
+def test_what_is_no_entry_does_not_move_the_tokens(world: World, stored: bytes) -> None:
+    """Bytes that are no entry, and a token that no lease can have, are passed over."""
+    world.redis.values[KEY.encode()] = stored
+    assert world.do(world.store.acquire(KEY, 10)) == round(BEGIN * 1e6)
+
+
+def test_a_token_without_a_lease_lies_between_those_before_and_after(world: World) -> None:
+    """What was begun before a moment has a smaller token, and what is begun later a larger one."""
+    tokens = [
+        world.do(world.store.acquire(KEY, 10)),
+        world.do(world.store.next_token()),
+        world.do(world.store.unstored_token()),
+        world.do(world.store.acquire(KEY + "?month=1", 10)),
+        world.do(world.store.next_token()),
+    ]
+    assert tokens == sorted(set(tokens))
+
+
+def test_an_unstored_result_has_a_token_while_redis_is_down(world: World) -> None:
+    """A result computed without Redis is newer than those before, and older than what is stored next."""
+    before = world.do(world.store.acquire(KEY, 10))
+    bring_down(world.link)
+    world.clock.now -= 7200
+    without = world.do(world.store.unstored_token())
+    bring_up(world.link)
+    assert before < without < world.do(world.store.acquire(KEY + "?month=1", 10))
+
+
 def test_a_first_token_is_the_clock_in_microseconds(world: World) -> None:
     """Tokens begin at the server's clock, so that they grow also after everything was flushed."""
     assert world.do(world.store.acquire(KEY, 10)) == round(BEGIN * 1e6)
@@ -219,6 +271,65 @@ def test_times_are_read_without_the_bodies(world: World) -> None:
     assert world.redis.calls[-1] == "heads 3"
 
 
+# Versions
+
+V1, V2, V3 = "1" * 16, "2" * 16, "3" * 16
+
+
+def write(world: World, version: str) -> None:
+    """Compute and write the one result, as a process with that version of the report does."""
+    token = world.do(world.store.acquire(KEY, 10))
+    try:
+        made = msgspec.structs.replace(entry(), version=version, token=token)
+        world.do(world.store.write(made, token))
+    finally:
+        world.do(world.store.release(KEY, token))
+
+
+@pytest.mark.parametrize("version", [V1, V2, ""])
+def test_without_a_claim_every_version_is_stored(world: World, version: str) -> None:
+    """A cache that no supervisor has claimed keeps what comes."""
+    write(world, version)
+    assert world.do(world.store.entry(KEY)).version == version
+
+
+def test_the_results_of_another_version_are_refused(world: World) -> None:
+    """While a version is claimed, the results of another one replace nothing, however often they come."""
+    assert world.do(world.store.claim({"r": V2, "s": V3}, first=True)) == 0
+    write(world, V2)
+    stored = world.redis.values[KEY.encode()]
+    for _ in range(3):
+        with pytest.raises(OtherVersion, match="another version of report r"):
+            write(world, V1)
+    assert world.redis.values[KEY.encode()] == stored
+    write(world, "")
+
+
+def test_who_came_last_has_the_claim(world: World) -> None:
+    """A supervisor that starts takes the place of every other; one that only goes on does not."""
+    world.do(world.store.claim({"r": V1, "s": V1}, first=True))
+    world.do(world.store.claim({"r": V2}, first=True))
+    assert world.do(world.store.claim({"r": V1, "s": V1}, first=False)) == 1
+    with pytest.raises(OtherVersion):
+        write(world, V1)
+    world.redis.values.clear()
+    assert world.do(world.store.claim({"r": V1}, first=False)) == 0
+    write(world, V1)
+    assert world.do(world.store.claim({}, first=False)) == 0
+
+
+def test_a_claim_ends_when_nobody_renews_it(world: World) -> None:
+    """A report that is served by nobody any more is claimed by nobody after a month."""
+    world.do(world.store.claim({"r": V2}, first=True))
+    world.clock.now += CLAIM_SECONDS - 1
+    world.do(world.store.claim({"r": V2}, first=False))
+    world.clock.now += CLAIM_SECONDS - 1
+    with pytest.raises(OtherVersion):
+        write(world, V1)
+    world.clock.now += 1
+    write(world, V1)
+
+
 # Marking stale
 
 
@@ -230,6 +341,14 @@ def test_a_marked_entry_is_stale_from_now(world: World) -> None:
     found = world.do(world.store.entry(KEY))
     assert (found.fresh_until, found.stale_until) == (BEGIN + 20, BEGIN + 660)
     assert (found.body, found.computed_at) == (entry(3).body, BEGIN)
+
+
+@pytest.mark.parametrize("ahead", [60.0, 7200.0])
+def test_a_marked_entry_that_is_dated_ahead_is_stale(world: World, ahead: float) -> None:
+    """Its freshness ends now, by the clock of Redis, although its date is still to come."""
+    world.do(world.store.put(entry(at=BEGIN + ahead)))
+    assert world.do(world.store.mark_stale(KEY)) is True
+    assert world.do(world.store.entry(KEY)).fresh_until == BEGIN
 
 
 def test_what_is_stale_already_does_not_become_fresher(world: World) -> None:
@@ -274,6 +393,8 @@ CALLS: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "release": lambda store: store.release(KEY, 1),
     "write": lambda store: store.write(entry(), 1),
     "put": lambda store: store.put(entry()),
+    "next_token": lambda store: store.next_token(),
+    "claim": lambda store: store.claim({"r": "1" * 16}, first=True),
     "mark_stale": lambda store: store.mark_stale(KEY),
 }
 

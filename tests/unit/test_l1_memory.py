@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,3 +111,23 @@ def test_the_bytes_are_those_of_the_items(steps: list[tuple[str, str]]) -> None:
             memory.drop(key)
     assert memory.bytes == sum(held.size for held in memory.items.values())
     assert memory.bytes <= item().size * 3
+
+
+@pytest.mark.parametrize(
+    ("made", "catalogue", "hit"),
+    [("1" * 16, "1" * 16, True), ("1" * 16, "2" * 16, False), ("", "2" * 16, True), ("1" * 16, "", True)],
+)
+def test_an_item_of_another_version_is_no_hit(made: str, catalogue: str, hit: bool) -> None:
+    """The version is compared once, when an item is made; the hot path sees a time that is over."""
+    entry = msgspec.structs.replace(item().representation.entry, version=made)
+    memory = Memory(10_000)
+    memory.put("k", Item(Representation(entry, private=False), NOW, WALL, version=catalogue))
+    assert (memory.hit("k", NOW) is not None) is hit
+
+
+@pytest.mark.parametrize(("token", "ahead", "newer"), [(8, 0.0, True), (6, 0.0, False), (8, 7200.0, False)])
+def test_what_was_dated_ahead_is_newer_than_nothing(token: int, ahead: float, newer: bool) -> None:
+    """The token decides; an item whose date was still to come when it came gives way to everything."""
+    entry = msgspec.structs.replace(item().representation.entry, token=token)
+    held = Item(Representation(entry, private=False), NOW, WALL - ahead)
+    assert held.newer_than(msgspec.structs.replace(entry, token=7)) is newer

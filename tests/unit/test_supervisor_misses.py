@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
 from tests.support.clock import run_leaping
 
-from holdfast.cache.entry import Entry
+from holdfast.cache.entry import Entry, build
 from holdfast.errors import DeadlineExceeded, Overloaded, QueryFailed, StoreUnavailable
 from holdfast.reports import Params, Report, Row
 from holdfast.reports.canonical import Scalar
-from holdfast.supervisor.misses import AT_ONCE, DEADLINE, LEASE_POLL, WAITING, Misses
+from holdfast.supervisor.misses import AT_ONCE, DEADLINE, LEASE_POLL, RENEWALS, WAITING, Misses
 from holdfast.testing import MemoryBackend
 
 TTL = 60.0
@@ -269,6 +270,71 @@ def test_a_renewal_ends_with_a_result_that_is_new_enough() -> None:
         world.misses.renew(REPORT, REPORT.reader.parse({}), since=0)
         await world.settle()
         assert (world.queries, world.marked) == (1, [])
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("differs", [-7200.0, 0.0, 7200.0], ids=["behind", "right", "ahead"])
+def test_a_renewal_is_computed_once_whatever_the_clock_says(differs: float) -> None:
+    """With a store's clock hours off, a DELETE is one computation and no loop."""
+
+    async def scenario(world: World) -> None:
+        async def now() -> float:
+            return time.time() + differs
+
+        world.backend.now = now  # type: ignore[method-assign] # the store's clock
+        world.go.set()
+        await world.begin()
+        since = await world.backend.unstored_token()
+        await world.mark_stale(key_of(0))
+        world.misses.renew(REPORT, REPORT.reader.parse({}), since)
+        await asyncio.sleep(60)
+        assert world.queries == 2
+        entry = await world.backend.entry(key_of(0))
+        assert isinstance(entry, Entry)
+        assert entry.token > since
+
+    play(scenario)
+
+
+def test_a_renewal_waits_for_what_a_worker_began_before_and_computes_once_more() -> None:
+    """A worker that read the data before the change does not count, and is waited for."""
+
+    async def scenario(world: World) -> None:
+        token = await world.backend.acquire(key_of(0), 10)
+        since = await world.backend.unstored_token()
+        world.go.set()
+        world.misses.renew(REPORT, REPORT.reader.parse({}), since)
+        await asyncio.sleep(1)
+        made = build(
+            key=key_of(0),
+            report="numbers",
+            params={},
+            rows=[{"n": "old"}],
+            computed_at=time.time() + 7200,
+            ttl=60,
+            max_stale=600,
+            token=token,
+        )
+        await world.backend.write(made, token)
+        await world.backend.release(key_of(0), token)
+        await asyncio.sleep(1)
+        entry = await world.backend.entry(key_of(0))
+        assert isinstance(entry, Entry)
+        assert (world.queries, b'"old"' in entry.body) == (1, False)
+
+    play(scenario)
+
+
+def test_a_renewal_that_never_comes_new_enough_ends() -> None:
+    """Whatever is wrong with the order of the tokens, a DELETE does not compute forever."""
+
+    async def scenario(world: World) -> None:
+        world.go.set()
+        world.misses.renew(REPORT, REPORT.reader.parse({}), since=2**40)
+        await asyncio.sleep(600)
+        assert world.queries == RENEWALS
+        assert world.marked == [key_of(0)] * RENEWALS
 
     play(scenario)
 
