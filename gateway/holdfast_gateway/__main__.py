@@ -8,9 +8,9 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.server import Server
 
-from holdfast.errors import exit_on_error
-from holdfast.processes.ports import bind
-from holdfast.settings import GatewaySettings, JwtSettings, RedisSettings, SupervisorSettings
+from holdfast.errors import SettingsError, exit_on_error
+from holdfast.processes.ports import address_of, bind
+from holdfast.settings import GatewaySettings, JwtSettings, RedisSettings, SupervisorSettings, is_loopback
 from holdfast.tokens import secret
 
 MAX_HEADER_BYTES = 32 * 1024
@@ -28,13 +28,14 @@ def main() -> None:
         needed.load()
     if settings.auth == "jwt":
         secret(JwtSettings.load())
-    bind("GW_PORT", settings.host, settings.port).close()
+    address = _address(settings)
+    bind("GW_PORT", address, settings.port, host_variable="GW_HOST").close()
     logging.getLogger("_granian").setLevel(logging.WARNING)
     Server(
         "holdfast_gateway.app:create",
         factory=True,
         interface=Interfaces.RSGI,
-        address=settings.host,
+        address=address,
         port=settings.port,
         workers=settings.workers,
         loop=Loops.uvloop,
@@ -49,6 +50,16 @@ def main() -> None:
         respawn_interval=0.5,
         workers_kill_timeout=10,
     ).serve()
+
+
+def _address(settings: GatewaySettings) -> str:
+    """The IP address to listen on, which Granian wants in the place of a name."""
+    address = address_of("GW_HOST", settings.host)
+    if settings.auth == "off" and not is_loopback(address):
+        raise SettingsError(
+            f"GW_AUTH: off is allowed only on a loopback address, and GW_HOST stands for {address} here"
+        )
+    return address
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from holdfast.errors import LocalError
+from holdfast.errors import LocalError, SettingsError
 from holdfast.processes import ports
 from holdfast.processes.locks import LockHeld, hold, holder, try_lock
-from holdfast.processes.ports import pick_port, port_is_free
+from holdfast.processes.ports import address_of, bind, pick_port, port_is_free
 
 
 def test_picked_ports_are_not_ones_of_outgoing_connections() -> None:
@@ -125,3 +125,40 @@ def test_a_lock_says_who_holds_it(tmp_path: Path) -> None:
             pass
         assert raised.value.pid == str(os.getpid())
     assert holder(path) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "addresses"),
+    [
+        ("127.0.0.1", {"127.0.0.1"}),
+        ("localhost", {"127.0.0.1", "::1"}),
+        ("LocalHost", {"127.0.0.1", "::1"}),
+        ("::1", {"::1"}),
+        ("[::1]", {"::1"}),
+        ("[::]", {"::"}),
+        ("0:0:0:0:0:0:0:1", {"::1"}),
+        ("0.0.0.0", {"0.0.0.0"}),  # noqa: S104
+    ],
+)
+def test_a_host_to_listen_on_may_be_a_name_or_an_address(host: str, addresses: set[str]) -> None:
+    """Names, IPv4 and IPv6 addresses, with brackets or without, are an IP address to listen on."""
+    assert address_of("GW_HOST", host) in addresses
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a b", "x" * 300, "http://localhost", ""])
+def test_a_host_that_cannot_be_looked_up_is_named(host: str) -> None:
+    """What stands for no address is refused in a line that names the variable of the host."""
+    with pytest.raises(SettingsError, match=r"^GW_HOST: ") as refused:
+        address_of("GW_HOST", host)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_address_of_another_machine_is_not_the_ports_fault() -> None:
+    """Where the address is wrong its variable is named, and where the port is taken the port's."""
+    with pytest.raises(SettingsError, match=r"^GW_HOST: 192\.0\.2\.7 "):
+        bind("GW_PORT", "192.0.2.7", pick_port(), host_variable="GW_HOST")
+    with bind("GW_PORT", "127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=rf"^GW_PORT: 127\.0\.0\.1:{port} "):
+            bind("GW_PORT", "127.0.0.1", port, host_variable="GW_HOST")

@@ -9,6 +9,7 @@ import os
 import random
 import socket
 import tempfile
+from ipaddress import ip_address
 from pathlib import Path
 
 from holdfast.errors import LocalError, SettingsError
@@ -16,20 +17,57 @@ from holdfast.errors import LocalError, SettingsError
 _PORTS = range(20_000, 32_000)
 
 
-def bind(variable: str, host: str, port: int) -> socket.socket:
-    """A TCP socket bound to that address.
+_OF_THE_HOST = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL, errno.ENODEV})
+"""What the system answers where the address, and not the port, cannot be used."""
+
+
+def address_of(variable: str, host: str) -> str:
+    """The IP address to listen on: the host itself, without brackets, or what the name stands for.
+
+    Of several addresses an IPv4 one is taken.
 
     Raises:
-        SettingsError: the address cannot be used; the message names the variable to set.
+        SettingsError: the name cannot be looked up; the message names the variable.
     """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bare = host.removeprefix("[").removesuffix("]")
     try:
-        listener.bind((host, port))
+        return str(ip_address(bare))
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(bare, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no host name"
+        raise SettingsError(
+            f"{variable}: {host} cannot be looked up ({reason}); set a name or an address of this machine"
+        ) from None
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return str(found[0][4][0])
+
+
+def bind(variable: str, host: str, port: int, *, host_variable: str = "") -> socket.socket:
+    """A TCP socket bound to that IP address.
+
+    Raises:
+        SettingsError: it cannot be used; the message names the variable to set: `host_variable`, where there
+            is one, for an address that is none of this machine's.
+    """
+    shown = f"[{host}]" if ":" in host else host
+    try:
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
-        listener.close()
         reason = error.strerror or type(error).__name__
-        raise SettingsError(f"{variable}: {host}:{port} cannot be used ({reason}); set another") from None
+        if host_variable and error.errno in _OF_THE_HOST:
+            raise SettingsError(
+                f"{host_variable}: {host} cannot be used ({reason}); set an address of this machine"
+            ) from None
+        raise SettingsError(f"{variable}: {shown}:{port} cannot be used ({reason}); set another") from None
     return listener
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from holdfast.embedded import Mongo, Postgres, Server, Valkey
 from holdfast.embedded.secrets import secret_file
 from holdfast.errors import LocalError
-from holdfast.processes.ports import port_is_free
+from holdfast.processes.ports import address_of, bind, port_is_free
 from holdfast.settings import (
     SOCKET_PATH_LIMIT,
     BrokerSettings,
@@ -192,9 +192,12 @@ def check_space(home: Path, servers: Sequence[Server]) -> None:
 
 
 def check_ports(gateway: GatewaySettings, supervisor: SupervisorSettings, flower: FlowerSettings) -> None:
-    """Raise LocalError, naming the setting, when a port is taken or wanted twice."""
+    """Raise LocalError or SettingsError, naming the setting, when a port or the address cannot be used."""
+    address = address_of("GW_HOST", gateway.host)
+    # Any free port first: what is wrong then is the address.
+    bind("GW_PORT", address, 0, host_variable="GW_HOST").close()
     wanted = {
-        "GW_PORT": (gateway.host, gateway.port),
+        "GW_PORT": (address, gateway.port),
         "SUPERVISOR_PORT": ("127.0.0.1", supervisor.port),
         "FLOWER_PORT": ("127.0.0.1", flower.port),
     }
@@ -202,7 +205,7 @@ def check_ports(gateway: GatewaySettings, supervisor: SupervisorSettings, flower
     for name, (host, port) in wanted.items():
         if port in seen:
             raise LocalError(f"{name}: {port} is also {seen[port]}; set {name} to another port")
-        if not port_is_free(port, "127.0.0.1" if host == "localhost" else host.strip("[]")):
+        if not port_is_free(port, host):
             raise LocalError(f"{name}: {host}:{port} is in use; set {name} to a free port")
         seen[port] = name
 

@@ -182,7 +182,8 @@ def address(plan: Plan, state: ChildState) -> str:
 
 def gateway_host(plan: Plan) -> str:
     """The address under which this machine reaches the gateway."""
-    return "127.0.0.1" if plan.gateway.host in ("0.0.0.0", "::") else plan.gateway.host  # noqa: S104
+    host = plan.gateway.host.removeprefix("[").removesuffix("]")
+    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
 
 
 def gateway_url(plan: Plan) -> str:
