@@ -13,6 +13,7 @@ environment variable) is no part of it.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -57,8 +58,12 @@ def _texts(roots: set[str]) -> Iterator[tuple[str, bytes]]:
         path = _file_of(name, own)
         if path is None:
             continue
-        stat = path.stat()
-        text, imports = _read(path, stat.st_mtime_ns, stat.st_size)
+        try:
+            stat = path.stat()
+            text, imports = _read(path, stat.st_mtime_ns, stat.st_size)
+        except OSError:
+            # Taken away since it was loaded, or not ours to read.
+            continue
         yield name, text
         package = name if path.stem == "__init__" else name.rpartition(".")[0]
         waiting |= {found for each in imports for found in _absolute(each, package)} - seen
@@ -70,7 +75,8 @@ def _texts(roots: set[str]) -> Iterator[tuple[str, bytes]]:
 def _sql_files(folder: Path, package: str) -> Iterator[tuple[str, bytes]]:
     for pattern in ("*.sql", "*/*.sql"):
         for path in folder.glob(pattern):
-            yield f"{package}/{path.relative_to(folder).as_posix()}", path.read_bytes()
+            with contextlib.suppress(OSError):
+                yield f"{package}/{path.relative_to(folder).as_posix()}", path.read_bytes()
 
 
 def _file_of(name: str, own: set[str]) -> Path | None:
