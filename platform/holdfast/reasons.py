@@ -15,10 +15,10 @@ import re
 import socket
 import ssl
 import sysconfig
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from types import CodeType, TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from holdfast.errors import HoldfastError
 
@@ -150,16 +150,22 @@ def _in_words(text: str) -> str:
     return "no usable answer"
 
 
+def close_to(word: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant by that word; None where none is close."""
+    names = list(known)
+    if found := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
+        return found[0]
+    # Written in another way, or the last part alone: `by_carrier` for `carriers.by_carrier`.
+    folded = {_folded(name.rpartition(".")[2]): name for name in names} | {
+        _folded(name): name for name in names
+    }
+    return folded.get(_folded(word)) if word else None
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'carriers'?` where a known name is close to that word; else nothing."""
-    names = list(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if not close and word:
-        # The last part alone, and another way to write it: `by_carrier` for `carriers.by_carrier`.
-        folded = {_folded(name): name for name in names}
-        ends = {_folded(name.rpartition(".")[2]): name for name in names}
-        close = [found for found in (folded.get(_folded(word)), ends.get(_folded(word))) if found]
-    return f" Did you mean {close[0]!r}?" if close else ""
+    close = close_to(word, known)
+    return f" Did you mean {close!r}?" if close else ""
 
 
 def _folded(name: str) -> str:
@@ -175,18 +181,25 @@ def shown_path(file: str) -> str:
         return str(path)
 
 
-def place_of(function: Callable[..., Any]) -> CodePlace | None:
+def source_line(file: str, number: int) -> str:
+    """A line of a file as it is now, without its indentation; empty where it cannot be read."""
+    linecache.checkcache(file)
+    return linecache.getline(file, number).strip()
+
+
+def place_of(function: object) -> CodePlace | None:
     """Where a function is defined; None for what has no code of its own."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
+    code = getattr(inspect.unwrap(function) if callable(function) else function, "__code__", None)
     if not isinstance(code, CodeType):
         return None
-    return CodePlace(shown_path(code.co_filename), _def_line(code), code.co_name)
+    line = _def_line(code)
+    return CodePlace(shown_path(code.co_filename), line, code.co_name, source_line(code.co_filename, line))
 
 
 def _def_line(code: CodeType) -> int:
     """The line of `def`, which follows those of the decorators."""
     for number in range(code.co_firstlineno, code.co_firstlineno + 20):
-        if re.match(r"\s*(async\s+)?def\s", linecache.getline(code.co_filename, number)):
+        if re.match(r"(async\s+)?def\s", source_line(code.co_filename, number)):
             return number
     return code.co_firstlineno
 
@@ -208,7 +221,7 @@ def _places(trace: TracebackType | None, own: Collection[str]) -> Iterator[CodeP
         code = trace.tb_frame.f_code
         module = str(trace.tb_frame.f_globals.get("__name__", ""))
         if is_authors(code.co_filename, module, own):
-            text = linecache.getline(code.co_filename, trace.tb_lineno).strip()
+            text = source_line(code.co_filename, trace.tb_lineno)
             yield CodePlace(shown_path(code.co_filename), trace.tb_lineno, code.co_name, text)
         trace = trace.tb_next
 

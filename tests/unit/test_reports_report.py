@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from beanie import Document
 from pydantic import Field, field_validator, model_validator
 
 from holdfast.errors import InvalidParams, ReportError, UnknownQuery, UnknownReport
-from holdfast.reports import Claim, Data, Params, Registry, Report, load_reports, variants
+from holdfast.reports import BrokenReport, Claim, Data, Params, Registry, Report, load_reports, variants
 
 README = Path(__file__).parents[2] / "README.md"
+
+
+class Reading(Document):
+    """A document of MongoDB."""
 
 
 class MonthParams(Params):
@@ -126,7 +131,7 @@ def test_several_queries_need_a_function() -> None:
     """With two queries it is the author who says how they join."""
     report = whole("two")
 
-    @report.mongo(object)  # type: ignore[arg-type]
+    @report.mongo(Reading)
     def more(p: Params) -> list[Any]:
         return []
 
@@ -179,7 +184,7 @@ def test_a_function_gets_typed_parameters_and_the_rows_by_query() -> None:
     def flights(p: MonthParams) -> str:
         return ""
 
-    @report.mongo(object)  # type: ignore[arg-type]
+    @report.mongo(Reading)
     def weather(p: MonthParams) -> list[Any]:
         return []
 
@@ -303,50 +308,104 @@ def test_one_module_may_hold_several_reports(write: Write) -> None:
     assert sorted(r.name for r in load_reports([f"{package}.one", package])) == ["a", "b"]
 
 
+def broken(package: str) -> BrokenReport:
+    """The one report of a package that is set aside."""
+    (found,) = load_reports([package]).broken
+    return found
+
+
 def test_two_reports_of_one_name_are_refused(write: Write) -> None:
-    """Two files that define the same name are told, whichever is imported first."""
-    package = write(one=source("same"), two=source("same"))
-    with pytest.raises(ReportError, match="two reports are named 'same'"):
-        load_reports([package])
+    """Of two files that define the same name neither is served, and both are named."""
+    package = write(one=source("same"), two=source("same"), other=source("other"))
+    registry = load_reports([package])
+    assert list(registry.reports) == ["other"]
+    (set_aside,) = registry.broken
+    assert set_aside.name == "same"
+    assert re.search(r"2 reports are named 'same': \S*one\.py:2 and \S*two\.py:2", set_aside.reason)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("import no_such_module_anywhere", "no_such_module_anywhere"),
-        ("from holdfast.reports import no_such_name", "no_such_name"),
-        ("def broken(:", "SyntaxError"),
-        ("1 / 0", "ZeroDivisionError"),
-        ("raise KeyError('x')", "KeyError"),
+        ("import no_such_module_anywhere", "No module named 'no_such_module_anywhere'"),
+        ("from holdfast.reports import no_such_name", "cannot import name 'no_such_name'"),
+        ("def broken(:", "the file is no Python: invalid syntax"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("raise KeyError('x')", "KeyError: there is no key 'x'"),
+        ("assert 1 > 2", "AssertionError: what the code asserts does not hold"),
+        ("open('/no/such/file')", "no such file: /no/such/file"),
+        ("raise SystemExit", "the module ends the process"),
+        ("x = nothing_here", "NameError: name 'nothing_here' is not defined"),
+        ("  indented = 1", "the file is no Python: unexpected indent"),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_named(text: str, said: str, write: Write) -> None:
-    """Whatever goes wrong while a module is imported, the message has the module's name and the reason."""
-    package = write(good=source("good"), bad=text)
-    with pytest.raises(ReportError, match=rf"^REPORTS: cannot import '{package}\.bad': .*{said}"):
-        load_reports([package])
+def test_a_module_that_cannot_be_imported_is_set_aside(text: str, said: str, write: Write) -> None:
+    """Whatever goes wrong in a module, it is named with file, line and text, and the others are loaded."""
+    package = write(good=source("good"), bad=f"# a comment\n{text}\n")
+    registry = load_reports([package])
+    assert list(registry.reports) == ["good"]
+    (set_aside,) = registry.broken
+    assert (set_aside.name, set_aside.module) == (f"{package}.bad", f"{package}.bad")
+    assert said in set_aside.reason
+    assert set_aside.file.endswith("bad.py")
+    assert (set_aside.line, set_aside.text) == (2, text.strip())
+
+
+def test_a_report_in_a_module_that_fails_is_set_aside_by_its_own_name(write: Write) -> None:
+    """What a broken file would define is known from its text, also where the file is no Python."""
+    package = write(good=source("good"), bad=source("late") + source("early") + "def broken(:\n")
+    registry = load_reports([package])
+    assert [each.name for each in registry.broken] == ["late", "early"]
+    with pytest.raises(ReportError, match=r"report late is set aside: .*\n  \S*bad\.py:9: def broken\(:"):
+        registry.get("late")
+    with pytest.raises(ReportError, match="set aside"):
+        registry.query("late.rows")
 
 
 @pytest.mark.parametrize(
-    "name", ["no_such_package_anywhere", "no_such_package_anywhere.reports", ".relative"]
+    "name", ["no_such_package_anywhere", "no_such_package_anywhere.reports", ".relative", "holdfast_flihgts"]
 )
 def test_a_module_that_is_not_there_is_named(name: str) -> None:
-    """A wrong name in REPORTS is told with that name."""
-    with pytest.raises(ReportError, match=f"^REPORTS: cannot import '{re.escape(name)}': "):
-        load_reports([name])
+    """A wrong name in REPORTS is reported with that name, and a process without reports still starts."""
+    registry = load_reports([name])
+    assert list(registry) == []
+    (set_aside,) = registry.broken
+    assert set_aside.name == name
+    assert set_aside.reason.startswith("REPORTS: ")
+    assert name.partition(".")[0] in set_aside.reason
+    assert ("Did you mean 'holdfast_flights'?" in set_aside.reason) is (name == "holdfast_flihgts")
 
 
 def test_a_wrong_definition_keeps_its_message(write: Write) -> None:
     """What is wrong with a definition is said as it is, not wrapped into an import error."""
     package = write(bad="from holdfast.reports import Report\nReport('Wrong')")
-    with pytest.raises(ReportError, match=r"^report 'Wrong': "):
-        load_reports([package])
+    set_aside = broken(package)
+    assert set_aside.reason.startswith("report 'Wrong': ")
+    assert (set_aside.line, set_aside.text) == (2, "Report('Wrong')")
 
 
 def test_a_module_without_reports_is_refused(write: Write) -> None:
     """A module in REPORTS that holds no report is a mistake: a typing error must not serve nothing."""
-    with pytest.raises(ReportError, match="holds no report"):
-        load_reports([write(nothing="x = 1")])
+    assert "holds no report" in broken(write(nothing="x = 1")).reason
+
+
+def test_a_report_that_no_variable_holds_is_set_aside(write: Write) -> None:
+    """A second report under the variable of the first does not make the first one vanish silently."""
+    package = write(bad=source("first") + source("second"))
+    registry = load_reports([package])
+    assert list(registry.reports) == ["second"]
+    (set_aside,) = registry.broken
+    assert (set_aside.name, set_aside.line) == ("first", 2)
+    assert "no variable" in set_aside.reason
+
+
+def test_a_file_whose_name_has_points_is_set_aside(write: Write, tmp_path: Path) -> None:
+    """A file that Python cannot import does not vanish silently."""
+    package = write(good=source("good"))
+    (tmp_path / package / "late.v2.py").write_text(source("late"))
+    (tmp_path / package / ".late.v2.py").write_text("an editor's copy")
+    set_aside = broken(package)
+    assert "'late.v2.py'" in set_aside.reason
 
 
 def test_the_readmes_report_works(write: Write) -> None:

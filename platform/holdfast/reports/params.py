@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from holdfast.errors import InvalidParams, ReportError
+from holdfast.reasons import close_to
 from holdfast.reports.canonical import KEY_PREFIX, Scalar, canonical_url, plain, printable
 
 MAX_TEXT = 256
@@ -241,8 +242,13 @@ class ParamReader:
         # A rule over several parameters has no place.
         name = printable(str(error["loc"][0])) if error["loc"] else "parameters"
         if error["type"] == "extra_forbidden":
-            known = ", ".join(n for n in self.specs if n not in self.claims) or "none"
-            return {"name": name, "reason": f"is unknown; this report has: {known}"}
+            known = [n for n in self.specs if n not in self.claims]
+            close = close_to(name, known)
+            meant = f" (did you mean {close!r}?)" if close else ""
+            return {
+                "name": name,
+                "reason": f"is unknown{meant}; this report has: {', '.join(known) or 'none'}",
+            }
         if error["type"] == "missing":
             return {"name": name, "reason": "is required"}
         reason = str(error["msg"]).removeprefix("Value error, ")

@@ -1,17 +1,13 @@
-"""The registry: the reports that a process knows, loaded from the modules that the setting REPORTS names.
-
-In a package every module counts, so a new report is one new file.
-"""
+"""The registry: the reports that a process knows, and those that are set aside. `loading` fills it."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Iterable, Iterator, Sequence
-from types import ModuleType
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from holdfast.errors import ReportError, UnknownQuery, UnknownReport
+from holdfast.reasons import did_you_mean
+from holdfast.reports.broken import BrokenReport
 from holdfast.reports.report import Query, Report, ReportSpec
 
 if TYPE_CHECKING:
@@ -19,9 +15,18 @@ if TYPE_CHECKING:
 
 
 class Registry:
-    """The reports that this process knows, by name, and their queries."""
+    """The reports that this process knows, by name, and their queries.
 
-    def __init__(self, reports: Iterable[Report]) -> None:
+    Args:
+        reports: complete definitions, each of another name.
+        broken: what could not be loaded, and why.
+
+    Raises:
+        ReportError: a definition is not complete, or two have one name.
+    """
+
+    def __init__(self, reports: Iterable[Report], broken: Iterable[BrokenReport] = ()) -> None:
+        self.broken = tuple(broken)
         self.reports: dict[str, Report] = {}
         for report in reports:
             report.check()
@@ -39,22 +44,37 @@ class Registry:
 
         Raises:
             UnknownReport: there is none.
+            ReportError: it could not be loaded; the message says why.
         """
-        try:
-            return self.reports[name]
-        except KeyError:
-            raise UnknownReport(f"there is no report {name!r}", known=sorted(self.reports)) from None
+        if (found := self.reports.get(name)) is not None:
+            return found
+        self._refuse_broken(name)
+        meant = did_you_mean(name, [*self.reports, *(broken.name for broken in self.broken)])
+        raise UnknownReport(
+            f"there is no report {name!r}.{meant}" if meant else f"there is no report {name!r}",
+            known=sorted(self.reports),
+        )
+
+    def _refuse_broken(self, name: str) -> None:
+        for broken in self.broken:
+            if broken.name == name:
+                raise ReportError(str(broken))
 
     def query(self, name: str) -> tuple[Report, Query]:
         """The query `report.function` and its report.
 
         Raises:
             UnknownQuery: there is none.
+            ReportError: its report could not be loaded.
         """
         report = self.reports.get(name.partition(".")[0])
         if report is None or name not in report.queries:
+            self._refuse_broken(name.partition(".")[0])
             known = sorted(q for r in self for q in r.queries)
-            raise UnknownQuery(f"there is no query {name!r}", known=known)
+            meant = did_you_mean(name, known)
+            raise UnknownQuery(
+                f"there is no query {name!r}.{meant}" if meant else f"there is no query {name!r}", known=known
+            )
         return report, report.queries[name]
 
     def documents(self) -> list[type[Document]]:
@@ -65,30 +85,3 @@ class Registry:
     def catalogue(self) -> list[ReportSpec]:
         """Every report's spec, sorted by name."""
         return [self.reports[name].spec for name in sorted(self.reports)]
-
-
-def load_reports(modules: Sequence[str]) -> Registry:
-    """Import the modules, and the modules within packages, and collect the reports found in them.
-
-    Raises:
-        ReportError: a module cannot be imported, holds no report, or a definition is wrong.
-    """
-    found: dict[int, Report] = {}
-    for name in modules:
-        reports = [r for m in _walk(name) for r in vars(m).values() if isinstance(r, Report)]
-        if not reports:
-            raise ReportError(f"REPORTS: module {name!r} holds no report")
-        found |= {id(report): report for report in reports}
-    return Registry(found.values())
-
-
-def _walk(name: str) -> Iterator[ModuleType]:
-    try:
-        module = importlib.import_module(name)
-        yield module
-        for info in pkgutil.iter_modules(getattr(module, "__path__", []), f"{name}."):
-            yield from _walk(info.name)
-    except ReportError:
-        raise
-    except Exception as error:
-        raise ReportError(f"REPORTS: cannot import {name!r}: {type(error).__name__}: {error}") from error

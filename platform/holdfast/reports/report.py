@@ -8,10 +8,9 @@ parameters ever cross the supervisor's socket.
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -19,8 +18,21 @@ import msgspec
 from pydantic import ValidationError
 
 from holdfast.errors import InvalidParams, ReportError
+from holdfast.reasons import place_of
 from holdfast.reports.canonical import Scalar
-from holdfast.reports.params import ParamReader, Params, ParamSpec, specs_of
+from holdfast.reports.definition import (
+    check_compute,
+    check_document,
+    check_name,
+    check_params,
+    check_query,
+    check_texts,
+    check_times,
+    check_variants,
+    definition_place,
+    refuse,
+)
+from holdfast.reports.params import ParamReader, Params, ParamSpec
 from holdfast.reports.rows import checked_rows
 from holdfast.reports.version import version_of
 
@@ -29,7 +41,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+CREATED: ContextVar[list[Report] | None] = ContextVar("CREATED", default=None)
+"""While reports are loaded: those that were made, whether a module keeps them or not."""
 
 
 class ReportSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +114,11 @@ class Report:
         tags: Sequence[str] = (),
         warm: Iterable[Mapping[str, Scalar]] = (),
     ) -> None:
+        where = f"report {check_name(name)!r}"
+        check_times(where, ttl=ttl, max_stale=max_stale, schedule=schedule)
+        check_texts(where, title=title, description=description, tags=tags)
+        self.module, self.place = definition_place()
+        """The module that defines it, and the line."""
         self.name = name
         self.params = params
         self.ttl = ttl
@@ -110,17 +128,18 @@ class Report:
             name=name,
             title=title or name,
             description=description,
-            params=specs_of(params),
+            params=check_params(where, params),
             ttl=ttl,
             max_stale=max_stale,
             schedule=schedule,
             tags=tuple(tags),
         )
-        _check_spec(self.spec)
         self.reader = ParamReader(name, self.spec.params)
-        self.warm = self._parsed(warm)
+        self.warm = self._parsed(check_variants(where, warm))
         self.queries: dict[str, Query] = {}
         self._compute: Callable[..., Sequence[Row]] | None = None
+        if (created := CREATED.get()) is not None:
+            created.append(self)
 
     def _parsed(self, variants: Iterable[Mapping[str, Scalar]]) -> tuple[dict[str, Scalar], ...]:
         try:
@@ -140,21 +159,25 @@ class Report:
         return version_of(msgspec.json.encode(said), [*code, self._compute, self.params])
 
     def postgres(self, build: F) -> F:
-        """Register a query on Postgres: a function of the parameters that returns a `Select`."""
+        """Register a query on Postgres: a function of the parameters that returns a `Select` or a `text`."""
+        check_query(self.name, build, "@postgres, without parentheses,")
         return self._register(Query(f"{self.name}.{build.__name__}", "postgres", build), build)
 
     def mongo(self, document: type[Document]) -> Callable[[F], F]:
         """Register a query on MongoDB: a function that returns a pipeline over that document's collection."""
+        check_document(self.name, document)
 
         def register(build: F) -> F:
+            check_query(self.name, build, "@mongo(Document)")
             name = f"{self.name}.{build.__name__}"
             return self._register(Query(name, "mongo", build, document), build)
 
         return register
 
     def _register(self, query: Query, build: F) -> F:
-        if query.name in self.queries:
-            raise ReportError(f"query {query.name!r} is defined twice")
+        if (other := self.queries.get(query.name)) is not None:
+            where = " and ".join(f"{p.file}:{p.line}" for p in map(place_of, (other.build, build)) if p)
+            refuse(f"query {query.name!r} is defined twice: {where}", place_of(build))
         self.queries[query.name] = query
         return build
 
@@ -163,10 +186,10 @@ class Report:
 
         It is an ordinary function and runs in a thread. A report with one query needs none.
         """
+        check_compute(self.name, function)
         if self._compute is not None:
-            raise ReportError(f"report {self.name!r}: compute is defined twice")
-        if inspect.iscoroutinefunction(function):
-            raise ReportError(f"report {self.name!r}: compute is an ordinary function, not an async one")
+            where = " and ".join(f"{p.file}:{p.line}" for p in map(place_of, (self._compute, function)) if p)
+            refuse(f"report {self.name!r}: compute is defined twice: {where}", place_of(function))
         self._compute = function
         return function
 
@@ -202,21 +225,14 @@ class Report:
             raise ReportError(f"report {self.name!r} has several queries: say by @compute how they join")
 
 
-def _check_spec(spec: ReportSpec) -> None:
-    where = f"report {spec.name!r}"
-    if not _NAME.fullmatch(spec.name):
-        raise ReportError(f"{where}: a name is lower-case words joined by hyphens")
-    for label, seconds in (("ttl", spec.ttl), ("schedule", spec.schedule)):
-        if seconds is not None and seconds <= 0:
-            raise ReportError(f"{where}: {label} is seconds above zero, or None")
-    if spec.max_stale < 0:
-        raise ReportError(f"{where}: max_stale is seconds, zero or more")
-    for tag in spec.tags:
-        if not tag.startswith(("postgres:", "mongo:")):
-            raise ReportError(f"{where}: a tag is postgres:TABLE or mongo:COLLECTION, not {tag!r}")
-
-
 def variants(**axes: Iterable[Scalar]) -> tuple[dict[str, Scalar], ...]:
-    """Every combination of the given values: `variants(month=[None, 1], origin=["JFK"])` has two."""
+    """Every combination of the given values: `variants(month=[None, 1], origin=["JFK"])` has two.
+
+    Raises:
+        ReportError: an axis is one value, and not a list of values.
+    """
+    for name, values in axes.items():
+        if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+            raise ReportError(f"variants: {name} is a list of values such as [{values!r}]; not {values!r}")
     names = list(axes)
     return tuple(dict(zip(names, values, strict=True)) for values in itertools.product(*axes.values()))
