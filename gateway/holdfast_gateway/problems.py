@@ -7,7 +7,14 @@ from typing import Any
 
 import msgspec
 
-from holdfast.errors import DeadlineExceeded, HoldfastError, InvalidParams, LinkDown, UnknownReport
+from holdfast.errors import (
+    DeadlineExceeded,
+    HoldfastError,
+    InvalidParams,
+    LinkDown,
+    LinkUnused,
+    UnknownReport,
+)
 from holdfast_gateway.http import NOSNIFF, Headers, Response
 from holdfast_gateway.l1.lookup import StillComputing
 
@@ -54,6 +61,9 @@ def problem_of(error: HoldfastError) -> Problem:
         case StillComputing():
             detail = "The result is being computed; ask again."
             return unavailable(detail, 2, status=202, title="Accepted")
+        case LinkUnused():
+            name = _LINKS.get(str(error.details.get("link")), "a server")
+            return Problem(503, "Service Unavailable", f"This result needs {name}, which is not configured.")
         case _ if error.retryable:
             return unavailable(_why(error), retry_after(error))
     return Problem(500, "Internal Server Error", "This result could not be computed.", code=error.code)

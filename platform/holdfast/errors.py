@@ -127,6 +127,12 @@ class LinkDown(Retryable):
     next_step = "`holdfast check` tries every connection."
 
 
+class LinkUnused(HoldfastError):
+    """That database is not configured."""
+
+    code = "link_unused"
+
+
 class AuthenticationFailed(LinkDown):
     """The server refused the user name or the password."""
 

@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.backoff import Backoff
-from holdfast.errors import AuthenticationFailed, DeadlineExceeded, LinkDown, LinkLost, SettingsError
+from holdfast.errors import (
+    AuthenticationFailed,
+    DeadlineExceeded,
+    LinkDown,
+    LinkLost,
+    LinkUnused,
+    SettingsError,
+)
 from holdfast.links.adapter import PoolStatus
 from holdfast.links.link import Link
 from holdfast.links.mongo import MongoAdapter
@@ -208,10 +215,33 @@ def test_a_link_that_is_not_up_fails_at_once_with_the_time_of_its_next_attempt()
         link.state = LinkState(phase)
         if phase is Phase.UP:
             link.check()
+        elif phase is Phase.UNUSED:
+            with pytest.raises(LinkUnused, match="MEMORY_URL"):
+                link.check()
         else:
             with pytest.raises(LinkDown) as caught:
                 link.check()
             assert caught.value.details["retry_in"] == 0
+
+
+def test_an_unused_link_is_never_opened(run_leaping: Leaping) -> None:
+    """A link that is not configured says so once, and touches its adapter neither to open nor to close it."""
+    server, told = Server(), list[tuple[str, Phase]]()
+    link = Link(
+        server,
+        Backoff(base=1, cap=10),
+        on_change=lambda name, state: told.append((name, state.phase)),
+        unused=True,
+    )
+
+    async def an_hour() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(link.run(), 3600)
+
+    run_leaping(an_hour())
+    assert told == [("memory", Phase.UNUSED)]
+    assert (server.opened_at, server.probed, server.closed) == ([], 0, 0)
+    assert link.unused
 
 
 @given(TIMES, TIMES)

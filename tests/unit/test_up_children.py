@@ -131,7 +131,7 @@ def test_a_program_that_does_not_exist_is_tried_again(tmp_path: Path) -> None:
         await until(lambda: len(lines) >= 2, "two attempts")
 
     run_child(child, scenario)
-    assert lines[0].startswith("thing cannot be started (FileNotFoundError)")
+    assert lines[0].startswith(f"thing cannot be started (No such file or directory: {tmp_path / 'missing'})")
 
 
 def test_a_child_that_ignores_the_signal_is_killed(tmp_path: Path) -> None:
@@ -185,6 +185,46 @@ def test_an_exclusive_child_waits_for_its_predecessor(tmp_path: Path) -> None:
         await task
 
     run_child(first, scenario)
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("print('first'); print('the last'); sys.exit(2)", "died (exit 2: the last; log: {log})"),
+        ("raise ValueError('no [such] table')", "died (exit 1: ValueError: no [such] table; log: {log})"),
+        (
+            'print(\'{"event": "It stops.", "error": "port 1", "action": "x"}\'); sys.exit(3)',
+            "died (exit 3: It stops. port 1; log: {log})",
+        ),
+        (
+            'print(\'{"event": "It fell.", "exception": "a\\\\nKeyError: 1"}\'); sys.exit(3)',
+            "died (exit 3: It fell. KeyError: 1; log: {log})",
+        ),
+        ("print('{\"a\": 1}'); sys.exit(3)", 'died (exit 3: {{"a": 1}}; log: {log})'),
+        ("print(); print('x' * 9000); sys.exit(4)", "died (exit 4: " + "x" * 500 + "; log: {log})"),
+        ("sys.stdout.buffer.write(bytes([255, 10])); sys.exit(5)", "died (exit 5: \ufffd; log: {log})"),
+        ("sys.exit(6)", "died (exit 6; log: {log})"),
+        ("os.kill(os.getpid(), 9)", "died (SIGKILL; log: {log})"),
+    ],
+)
+def test_a_death_shows_what_was_logged_last(tmp_path: Path, program: str, words: str) -> None:
+    """The line about a child that died has its last log line since its start, and the log's path."""
+    log = tmp_path / "logs" / "thing.log"
+    log.parent.mkdir()
+    log.write_text("of an earlier start\n")
+    lines: list[str] = []
+    child = Child(
+        "thing",
+        [sys.executable, "-c", f"import os, sys; {program}"],
+        home=tmp_path,
+        changed=lambda _state, line: lines.append(line),
+    )
+
+    async def scenario(_: Child) -> None:
+        await until(lambda: len(lines) >= 2, "its death")
+
+    run_child(child, scenario)
+    assert lines[1] == f"thing {words.format(log=log)}; starts again in 0.5 s"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel offers it on Linux only")

@@ -5,8 +5,6 @@ A command imports what it needs when it runs, so `holdfast gateway` loads nothin
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,12 +19,13 @@ from holdfast.cli.token import token
 from holdfast.cli.up import up
 from holdfast.cli.warm import warm
 from holdfast.errors import exit_on_error
+from holdfast.processes.paths import find_modules_here
 
 app = typer.Typer(
     name="holdfast",
     help="Analytics that are computed before they are asked for, and served while anything behind is down.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -64,7 +63,7 @@ def _global_options(
 
 def main() -> None:
     """Run the command line; wrong settings or reports end it with one line and no traceback."""
-    # `python -m`, which starts the other processes, does the same: REPORTS may name a module of this folder.
-    sys.path.insert(0, str(Path.cwd()))
+    # REPORTS may name a module of this folder.
+    find_modules_here()
     with exit_on_error():
         app()

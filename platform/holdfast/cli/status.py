@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_COLOURS = {"up": "green", "connecting": "yellow", "backing-off": "yellow", "down": "red"}
+_COLOURS = {"up": "green", "connecting": "yellow", "backing-off": "yellow", "down": "red", "unused": "dim"}
 
 
 def status(

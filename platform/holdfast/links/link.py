@@ -28,6 +28,7 @@ from holdfast.errors import (
     HoldfastError,
     LinkDown,
     LinkLost,
+    LinkUnused,
 )
 from holdfast.links.adapter import Adapter
 from holdfast.links.state import Action, Attempting, Event, Failed, LinkState, Lost, Opened, Phase, step
@@ -41,7 +42,10 @@ A_co = TypeVar("A_co", bound=Adapter, covariant=True)
 
 
 class Link(Generic[A_co]):
-    """One adapter under supervision. `run()` is its life; `use()` is how callers reach the adapter."""
+    """One adapter under supervision. `run()` is its life; `use()` is how callers reach the adapter.
+
+    One that is `unused` is not configured: it is never opened, and nothing waits for it.
+    """
 
     def __init__(
         self,
@@ -52,9 +56,10 @@ class Link(Generic[A_co]):
         rng: Random | None = None,
         clock: Callable[[], float] = time.time,
         on_change: Callable[[str, LinkState], None] | None = None,
+        unused: bool = False,
     ) -> None:
         self._adapter = adapter
-        self.state = LinkState(since=clock())
+        self.state = LinkState(Phase.UNUSED if unused else Phase.CONNECTING, since=clock())
         self._backoff = backoff
         self._open_timeout = open_timeout
         self._rng = rng or Random()
@@ -85,10 +90,20 @@ class Link(Generic[A_co]):
         """Whether calls may pass."""
         return self.state.phase is Phase.UP
 
+    @property
+    def unused(self) -> bool:
+        """Whether it is not configured."""
+        return self.state.phase is Phase.UNUSED
+
     def check(self) -> None:
-        """Raise LinkDown, at once, unless the link is up."""
+        """Raise LinkDown or LinkUnused, at once, unless the link is up."""
         if self.up:
             return
+        if self.unused:
+            raise LinkUnused(
+                f"{self.name} is not configured: set {self.name.upper()}_URL, or start with `holdfast up`",
+                link=self.name,
+            )
         wait = max(0.0, (self.state.next_retry_at or self._clock()) - self._clock())
         # A clock that was set back must not send callers away for hours.
         wait = min(wait, self._backoff.cap)
@@ -103,7 +118,7 @@ class Link(Generic[A_co]):
         """The adapter, for one use; a connection that breaks meanwhile is probed at once.
 
         Raises:
-            LinkDown: at once, when the link is not up.
+            LinkDown, LinkUnused: at once, when the link is not up.
         """
         self.check()
         try:
@@ -124,6 +139,9 @@ class Link(Generic[A_co]):
 
     async def run(self) -> None:
         """Open, probe, and start again, until cancelled; then close."""
+        if self.unused:
+            self._tell()
+            await asyncio.get_running_loop().create_future()
         try:
             while True:
                 await self._open()
@@ -211,14 +229,17 @@ class Link(Generic[A_co]):
         writer.close()
         return True
 
+    def _tell(self) -> None:
+        if self._on_change is not None:
+            self._on_change(self.name, self.state)
+
     async def _apply(self, event: Event) -> None:
         self.state, actions = step(self.state, event, burst=self._backoff.burst)
         if self.up:
             self._up.set()
         else:
             self._up.clear()
-        if self._on_change is not None:
-            self._on_change(self.name, self.state)
+        self._tell()
         if Action.ANNOUNCE in actions:
             state = self.state
             log = self._log.info if self.up else self._log.warning

@@ -151,6 +151,20 @@ class RedisAdapter:
         with translated():
             return await self.client.eval(script, len(keys), *keys, *args)
 
+    async def append(self, stream: str, records: Sequence[bytes], *, keep: int) -> None:
+        """Append records to a stream, in one round trip; it keeps about the newest `keep`."""
+        with translated():
+            pipe = self.client.pipeline(transaction=False)
+            for record in records:
+                pipe.xadd(stream, {b"": record}, maxlen=keep, approximate=True)
+            await pipe.execute()
+
+    async def newest(self, stream: str, *, before: str = "+", count: int) -> list[tuple[str, bytes]]:
+        """At most `count` records of a stream with their ids, the newest first, from `before` on."""
+        with translated():
+            found = cast("list[Any]", await self.client.xrevrange(stream, max=before, count=count))
+        return [(number.decode(), fields[b""]) for number, fields in found]
+
     async def close(self) -> None:
         """Close every connection of the pool."""
         clients = [client for client in (self._client, self._prober) if client is not None]

@@ -6,6 +6,8 @@
         ▼                           │
     backing-off ── burst over ──► down            attempts go on forever
 
+A backend that is not configured is `unused`: it has no loop and no events, and stays so.
+
 No clock, no I/O and no randomness: `step` takes a state and an event, and returns the next state and what
 is to be done. `links.link.Link` is the loop that makes the events and does the actions.
 """
@@ -23,6 +25,7 @@ class Phase(StrEnum):
     UP = "up"
     BACKING_OFF = "backing-off"
     DOWN = "down"
+    UNUSED = "unused"
 
 
 @dataclass(frozen=True, slots=True)

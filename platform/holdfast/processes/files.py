@@ -7,12 +7,15 @@ leaves the old file or the new one and nothing between.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from pathlib import Path
 from typing import BinaryIO
 
 LOG_MAX_BYTES = 5 * 1024 * 1024
+_TAIL_BYTES = 16_384
+_LONGEST_LINE = 500
 
 
 def private_folder(path: Path) -> Path:
@@ -61,8 +64,39 @@ def log_tail(home: Path, name: str, lines: int = 12) -> str:
     """Return the last `lines` lines of a log, for an error message."""
     try:
         with log_path(home, name).open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 16_384))
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return "(no log)"
     return "\n".join(text.splitlines()[-lines:]) or "(empty log)"
+
+
+def last_words(path: Path, *, since: int = 0) -> str:
+    """The last line of a log after byte `since`, as a person reads it; nothing where nothing was logged.
+
+    A line that is JSON is its event and its error. It is cut at 500 characters.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(since, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return _sentence(lines[-1])[:_LONGEST_LINE] if lines else ""
+
+
+def _sentence(line: str) -> str:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(record, dict) or "event" not in record:
+        return line
+    said = [str(record["event"]), str(record.get("error") or _last_line(record.get("exception")))]
+    return " ".join(part for part in said if part)
+
+
+def _last_line(text: object) -> str:
+    lines = str(text or "").strip().splitlines()
+    return lines[-1].strip() if lines else ""

@@ -41,7 +41,7 @@ def application(
         return PlainTextResponse("alive\n")
 
     async def readyz(_: Request) -> Response:
-        down = [link.name for link in links if not link.up]
+        down = [link.name for link in links if not link.up and not link.unused]
         text = f"not ready: {', '.join(down)} down\n" if down else "ready\n"
         return PlainTextResponse(text, 503 if down else 200)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from holdfast.cache.run import Run
 from holdfast.cache.store import KeyValues, Store
@@ -11,7 +12,7 @@ from holdfast.links.link import Link
 from holdfast.reports import Row
 from holdfast.reports.canonical import Scalar
 from holdfast.supervisor.queries import Queries
-from holdfast.supervisor.runs import Recorder
+from holdfast.supervisor.runs import RunLog
 
 
 class SupervisorBackend(Store):
@@ -21,7 +22,7 @@ class SupervisorBackend(Store):
         self,
         redis: Link[KeyValues],
         queries: Queries,
-        recorder: Recorder,
+        recorder: RunLog[Any],
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:

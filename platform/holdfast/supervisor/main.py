@@ -13,6 +13,7 @@ import functools
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
@@ -47,7 +48,7 @@ from holdfast.supervisor.metrics import SupervisorMetrics
 from holdfast.supervisor.misses import Misses
 from holdfast.supervisor.operations import Operations
 from holdfast.supervisor.queries import Queries
-from holdfast.supervisor.runs import Recorder, RunDocument
+from holdfast.supervisor.runs import Recorder, RunDocument, RunLog, StreamRecorder
 from holdfast.supervisor.warming import report_states
 
 DRAIN_SECONDS = 8.0
@@ -58,7 +59,7 @@ class Supervisor:
 
     def __init__(self) -> None:
         for needed in (PostgresSettings, MongoSettings, RedisSettings):
-            # Wrong values are refused now; absent ones leave that link down until they are there.
+            # Wrong values are refused now; a database that no setting names is unused.
             needed.load()
         self.settings = SupervisorSettings.load()
         self.metrics = SupervisorMetrics()
@@ -66,7 +67,11 @@ class Supervisor:
         self._registry = registry
         self._make_links(registry)
         queries = Queries(registry, self.postgres, self.mongo, observe=self.metrics.queried)
-        self.recorder = Recorder(self.mongo, self.metrics)
+        self.recorder: RunLog[Any] = (
+            StreamRecorder(self.redis, self.metrics)
+            if self.mongo.unused
+            else Recorder(self.mongo, self.metrics)
+        )
         self.backend = SupervisorBackend(self.redis, queries, self.recorder, clock=self.clock.now)
         self.catalogue = CataloguePublisher(registry, self.backend, self.redis)
         ttl = CacheSettings.load().ttl
@@ -92,8 +97,19 @@ class Supervisor:
         redis = RedisAdapter(
             RedisSettings.load, client_name="holdfast-supervisor", on_time=self.clock.observe
         )
-        self.postgres = Link(postgres, Backoff(base=1, cap=10), on_change=note)
-        self.mongo = Link(mongo, Backoff(base=1, cap=10), open_timeout=15, on_change=note)
+        self.postgres = Link(
+            postgres,
+            Backoff(base=1, cap=10),
+            on_change=note,
+            unused=not PostgresSettings.load().configured,
+        )
+        self.mongo = Link(
+            mongo,
+            Backoff(base=1, cap=10),
+            open_timeout=15,
+            on_change=note,
+            unused=not MongoSettings.load().configured,
+        )
         self.redis = Link(redis, Backoff(base=1, cap=15), on_change=note)
         self.links = (self.postgres, self.mongo, self.redis)
 

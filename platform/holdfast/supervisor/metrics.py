@@ -37,7 +37,7 @@ class SupervisorMetrics:
         text = "Refreshes, by report, trigger and outcome."
         labels = ["report", "trigger", "outcome"]
         self._runs = Counter("holdfast_runs_total", text, labels, registry=registry)
-        text = "Run records given up because MongoDB was away for too long."
+        text = "Run records given up because what keeps them was away for too long."
         self._runs_dropped = Counter("holdfast_runs_dropped_total", text, registry=registry)
 
     def called(self, operation: str, error: str) -> None:

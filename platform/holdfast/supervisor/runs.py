@@ -1,16 +1,17 @@
-"""The record of refreshes, in MongoDB.
+"""The record of refreshes, in MongoDB; in a stream of Redis where MongoDB is unused.
 
-Records wait in a bounded queue and are inserted in batches, so neither a slow nor an absent MongoDB holds
+Records wait in a bounded queue and are written in batches, so neither a slow nor an absent server holds
 up a refresh. When the queue is full the oldest record is given up and counted.
 """
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -26,6 +27,9 @@ KEEP_SECONDS = 7 * 86_400
 QUEUE = 10_000
 BATCH = 500
 EVERY = 0.5
+STREAM = "holdfast:runs"
+STREAM_KEEPS = 10_000
+"""Runs: each is about 500 bytes, so the stream stays below 10 MB in the memory of Redis."""
 
 
 class RunDocument(Document):
@@ -79,18 +83,30 @@ class RunCounter(Protocol):
         """So many records were given up."""
 
 
-class Recorder:
-    """Takes runs at once, and writes them when MongoDB takes them."""
+class RunStream(Adapter, Protocol):
+    """What the recorder needs of Redis (`links.redis.RedisAdapter`)."""
 
-    def __init__(self, mongo: Link[RunStore], counter: RunCounter) -> None:
-        self._mongo = mongo
+    async def append(self, stream: str, records: Sequence[bytes], *, keep: int) -> None:
+        """Append records to a stream, which keeps about that many."""
+
+    async def newest(self, stream: str, *, before: str = "+", count: int) -> list[tuple[str, bytes]]:
+        """Records of a stream with their ids, the newest first."""
+
+
+L = TypeVar("L", bound=Adapter)
+
+
+class RunLog(ABC, Generic[L]):
+    """Takes runs at once, and writes them when the server behind the link takes them."""
+
+    def __init__(self, link: Link[L], counter: RunCounter) -> None:
+        self._link = link
         self._counter = counter
         self._queue: deque[dict[str, Any]] = deque()
-        self._indexed = -1
         self._log = structlog.get_logger("runs")
 
     def __repr__(self) -> str:
-        return f"<Recorder waiting={len(self._queue)}>"
+        return f"<{type(self).__name__} waiting={len(self._queue)}>"
 
     def add(self, run: Run) -> None:
         """Take a run."""
@@ -109,13 +125,12 @@ class Recorder:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what waits now, while MongoDB is up."""
-        while self._queue and self._mongo.up:
+        """Write what waits now, while the server is up."""
+        while self._queue and self._link.up:
             batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
             try:
-                async with self._mongo.use() as mongo:
-                    await self._index_once(mongo)
-                    await mongo.insert(RunDocument, batch)
+                async with self._link.use() as server:
+                    await self._write(server, batch)
             except NotStorable as error:
                 # These runs are given up: they would stop every later one.
                 self._counter.dropped(len(batch))
@@ -127,13 +142,39 @@ class Recorder:
                 self._queue.extendleft(reversed(batch))
                 waiting = len(self._queue)
                 self._log.warning(
-                    "Runs wait for MongoDB.", action="runs_wait", waiting=waiting, error=str(error)
+                    f"Runs wait for {self._link.name}.", action="runs_wait", waiting=waiting, error=str(error)
                 )
                 return
 
+    async def latest(self, *, report: str | None, limit: int) -> list[dict[str, Any]]:
+        """The newest runs first; times as seconds since the epoch."""
+        await self.flush()
+        async with self._link.use() as server:
+            return await self._newest(server, report, limit)
+
+    @abstractmethod
+    async def _write(self, server: L, batch: list[dict[str, Any]]) -> None:
+        """Write runs, in order."""
+
+    @abstractmethod
+    async def _newest(self, server: L, report: str | None, limit: int) -> list[dict[str, Any]]:
+        """The newest runs first."""
+
+
+class Recorder(RunLog[RunStore]):
+    """The runs in MongoDB, for a week."""
+
+    def __init__(self, link: Link[RunStore], counter: RunCounter) -> None:
+        super().__init__(link, counter)
+        self._indexed = -1
+
+    async def _write(self, server: RunStore, batch: list[dict[str, Any]]) -> None:
+        await self._index_once(server)
+        await server.insert(RunDocument, batch)
+
     async def _index_once(self, mongo: RunStore) -> None:
         """Once for each opening of the link; a user who may not create indexes loses no run for it."""
-        if self._indexed == self._mongo.state.generation:
+        if self._indexed == self._link.state.generation:
             return
         try:
             await mongo.create_indexes(RunDocument, RunDocument.Settings.indexes)
@@ -141,15 +182,29 @@ class Recorder:
             self._log.warning(
                 "The runs have no indexes and are kept forever.", action="runs_not_indexed", error=str(error)
             )
-        self._indexed = self._mongo.state.generation
+        self._indexed = self._link.state.generation
 
-    async def latest(self, *, report: str | None, limit: int) -> list[dict[str, Any]]:
-        """The newest runs first; times as seconds since the epoch."""
-        await self.flush()
+    async def _newest(self, server: RunStore, report: str | None, limit: int) -> list[dict[str, Any]]:
         wanted = {} if report is None else {"report": report}
-        async with self._mongo.use() as mongo:
-            runs = await mongo.newest(RunDocument, wanted, by="started_at", limit=limit)
+        runs = await server.newest(RunDocument, wanted, by="started_at", limit=limit)
         return [
             {**run.model_dump(exclude={"id", "revision_id"}), "started_at": run.started_at.timestamp()}
             for run in runs
         ]
+
+
+class StreamRecorder(RunLog[RunStream]):
+    """The newest runs in a capped stream of Redis, where MongoDB is unused."""
+
+    async def _write(self, server: RunStream, batch: list[dict[str, Any]]) -> None:
+        records = [msgspec.json.encode({**run, "started_at": run["started_at"].timestamp()}) for run in batch]
+        await server.append(STREAM, records, keep=STREAM_KEEPS)
+
+    async def _newest(self, server: RunStream, report: str | None, limit: int) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        before = "+"
+        while len(found) < limit and (records := await server.newest(STREAM, before=before, count=1000)):
+            before = f"({records[-1][0]}"
+            runs = (msgspec.json.decode(record) for _, record in records)
+            found += [run for run in runs if report in (None, run["report"])]
+        return sorted(found, key=lambda run: -run["started_at"])[:limit]

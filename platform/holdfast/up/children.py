@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.backoff import exponential
-from holdfast.processes.files import open_log
+from holdfast.processes.files import last_words, log_path, open_log
 from holdfast.processes.locks import try_lock
 
 SETTLED_AFTER = 30.0
@@ -98,6 +98,7 @@ class Child:
         self._stopping = asyncio.Event()
         self._over = asyncio.Event()
         self._begun = False
+        self._log_begins = 0
         self.spawned = asyncio.Event()
         """Set once it was started for the first time."""
 
@@ -117,7 +118,7 @@ class Child:
                 failures = failures_in_row(failures, time.monotonic() - started)
                 delay = restart_delay(failures)
                 self._say(
-                    f"died ({self.state.last_exit}); starts again in {delay:g} s"
+                    f"died ({self.state.last_exit}{self._last_words()}); starts again in {delay:g} s"
                     if code is not None
                     else f"cannot be started ({self.state.last_exit}); next attempt in {delay:g} s"
                 )
@@ -136,6 +137,7 @@ class Child:
             return None
         try:
             with open_log(self._home, state.name) as log:
+                self._log_begins = os.fstat(log.fileno()).st_size
                 self._process = await asyncio.create_subprocess_exec(
                     *self._argv,
                     stdin=asyncio.subprocess.DEVNULL,
@@ -146,7 +148,7 @@ class Child:
                     pass_fds=() if lock is None else (lock,),
                 )
         except OSError as error:
-            self._set(pid=None, alive=False, last_exit=type(error).__name__)
+            self._set(pid=None, alive=False, last_exit=f"{error.strerror}: {error.filename}")
             return None
         finally:
             _close(lock)
@@ -161,6 +163,12 @@ class Child:
         self._kill_group(pid)
         self._set(pid=None, alive=False, last_exit=describe_exit(code))
         return code
+
+    def _last_words(self) -> str:
+        """The last line that it logged since its start, and where the log is."""
+        path = log_path(self._home, self.state.name)
+        words = last_words(path, since=self._log_begins)
+        return f": {words}; log: {path}" if words else f"; log: {path}"
 
     async def _lock(self) -> int | None:
         """Wait until no process of an earlier start holds the lock, or until `stop`."""
