@@ -11,7 +11,7 @@ from tests.support.clock import run_leaping
 from tests.support.memory import MemoryRedis, MemorySupervisor, bring_down, bring_up, link_to
 
 from holdfast.cache.entry import Times, enclose, pack
-from holdfast.cache.store import Store
+from holdfast.cache.store import CLAIM_PREFIX, Store
 from holdfast.errors import InvalidParams, LinkLost, UnknownReport
 from holdfast.reports import Params, Registry, Report
 from holdfast.reports.canonical import CATALOGUE_KEY
@@ -251,7 +251,114 @@ def test_remembered_targets_are_bounded() -> None:
     play(scenario)
 
 
+# Versions of reports
+
+
+def test_the_catalogue_says_which_version_each_report_has() -> None:
+    """A gateway knows the version of a report by a result's key; what it does not know has none."""
+
+    async def scenario(world: World) -> None:
+        assert world.catalogue.version("gwcache:/api/v1/analytics/a") == ""
+        world.serve("a", "b")
+        await world.catalogue.renew()
+        versions = registry_of("a", "b").versions
+        assert len(set(versions.values())) == 2
+        for key in ("a", "a?month=7", "a?x=%2Fb"):
+            assert world.catalogue.version(f"gwcache:/api/v1/analytics/{key}") == versions["a"]
+        for key in (CATALOGUE_KEY, "gwcache:/api/v1/analytics/none", "gwcache:/else", ""):
+            assert world.catalogue.version(key) == ""
+
+    play(scenario)
+
+
+def test_a_changed_report_is_another_catalogue() -> None:
+    """A report that changed in nothing but its code makes the gateway look at what it has in memory."""
+
+    async def scenario(world: World) -> None:
+        changes: list[str] = []
+        world.catalogue.on_change(
+            lambda: changes.append(world.catalogue.version("gwcache:/api/v1/analytics/a"))
+        )
+        registry = registry_of("a")
+        for version in ("1" * 16, "1" * 16, "2" * 16):
+            registry.versions["a"] = version
+            entry = CataloguePublisher(registry, world.store, world.redis_link).entry()
+            world.supervisor.packed_catalogue = pack(entry)
+            await asyncio.sleep(RENEW_AT_MOST_EVERY)
+            await world.catalogue.renew()
+        assert changes == ["1" * 16, "2" * 16]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("document", [b'{"reports": []}', b'{"reports": [{"name": "a", "version": 1}]}'])
+def test_a_catalogue_of_a_release_before_has_no_versions(document: bytes) -> None:
+    """What another release published is read as far as it goes, and never ends the gateway."""
+
+    async def scenario(world: World) -> None:
+        entry = enclose(
+            key=CATALOGUE_KEY,
+            body=document,
+            digest_of=document,
+            rows=0,
+            times=Times(BEGIN, BEGIN + 1, BEGIN + 2),
+        )
+        world.supervisor.packed_catalogue = pack(entry)
+        await world.catalogue.renew()
+        assert world.catalogue.version("gwcache:/api/v1/analytics/a") == ""
+
+    play(scenario)
+
+
+def test_an_entry_of_another_version_makes_the_gateway_look_sooner() -> None:
+    """A changed report is in the catalogue within a second, however many entries of it are seen."""
+
+    async def scenario(world: World) -> None:
+        world.serve("a")
+        loop = asyncio.create_task(world.catalogue.run())
+        await asyncio.sleep(0.1)
+        world.serve("a", "b")
+        for _ in range(100):
+            world.catalogue.suspect()
+        await asyncio.sleep(RENEW_AT_MOST_EVERY)
+        assert world.names == {"a", "b"}
+        assert world.supervisor.calls == ["catalogue"] * 2
+        assert await during(world, EVERY - 2 * RENEW_AT_MOST_EVERY) == 0
+        loop.cancel()
+
+    play(scenario)
+
+
 # The supervisor's side
+
+
+def test_the_supervisor_that_came_last_has_its_results_kept() -> None:
+    """Each supervisor claims its versions when it starts, and again when they change; not in between."""
+
+    async def scenario(world: World) -> None:
+        def claimed(report: str) -> bytes | None:
+            return world.redis.values.get(f"{CLAIM_PREFIX}{report}".encode())
+
+        async def minute() -> None:
+            await asyncio.sleep(PUBLISH_EVERY + 1)
+
+        ours, theirs = registry_of("a", "b"), registry_of("a", "c")
+        ours.versions["a"], theirs.versions["a"] = "1" * 16, "2" * 16
+        loops = [asyncio.create_task(CataloguePublisher(ours, world.store, world.redis_link).run())]
+        world.redis_link._up.set()
+        await minute()
+        assert claimed("a") == b"1" * 16
+        loops.append(asyncio.create_task(CataloguePublisher(theirs, world.store, world.redis_link).run()))
+        await minute()
+        await minute()
+        assert (claimed("a"), claimed("b")) == (b"2" * 16, ours.versions["b"].encode())
+        ours.versions["a"] = "3" * 16
+        await minute()
+        assert claimed("a") == b"3" * 16
+        for loop in loops:
+            loop.cancel()
+
+    play(scenario)
 
 
 def test_the_catalogue_is_an_entry_for_a_month() -> None:

@@ -125,6 +125,23 @@ def test_what_a_report_does_not_use_is_not_in_its_version(version: VersionOf, ex
     assert version({**of(REPORT), **extra}) == version(of(REPORT))
 
 
+WRAPPED = """
+from holdfast.reports import Params, Report
+
+def rows(p: Params):
+    return {limit}
+
+rows.__module__ = "a_library"
+report = Report("r")
+report.postgres(rows)
+"""
+
+
+def test_the_module_of_the_report_counts_wherever_its_functions_come_from(version: VersionOf) -> None:
+    """A query that a library's wrapper made, which hides where it was written, is a part of its file."""
+    assert version(of(WRAPPED.format(limit=10))) != version(of(WRAPPED.format(limit=20)))
+
+
 IMPORTS = [
     (f"from {PACKAGE}.helpers import X", "", f"{PACKAGE}/helpers.py"),
     (f"from {PACKAGE} import helpers", "", f"{PACKAGE}/helpers.py"),

@@ -156,7 +156,7 @@ class Report:
         said = (self.name, self.spec.params, self.ttl, self.max_stale)
         queries = self.queries.values()
         code = [query.build for query in queries] + [q.document for q in queries if q.document]
-        return version_of(msgspec.json.encode(said), [*code, self._compute, self.params])
+        return version_of(msgspec.json.encode(said), [*code, self._compute, self.params], self.module)
 
     def postgres(self, build: F) -> F:
         """Register a query on Postgres: a function of the parameters that returns a `Select` or a `text`."""

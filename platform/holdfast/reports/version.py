@@ -27,16 +27,17 @@ _LIBRARIES = {"site-packages", "dist-packages"}
 _NOT_AUTHORS = {*sys.stdlib_module_names, "holdfast", "holdfast_workers", "holdfast_gateway"}
 
 
-def version_of(said: bytes, code: Iterable[object]) -> str:
+def version_of(said: bytes, code: Iterable[object], module: str = "") -> str:
     """The version of a report: 16 hexadecimal digits.
 
     Args:
         said: what the report says of itself.
         code: its functions and classes.
+        module: the module that defines it, where that is known.
     """
     digest = hashlib.blake2b(said, digest_size=8)
     parts = list(code)
-    texts = dict(_texts({str(getattr(part, "__module__", "")) for part in parts}))
+    texts = dict(_texts({module, *(str(getattr(part, "__module__", "")) for part in parts)}))
     if not texts:
         # Made without a file, as in a notebook.
         texts = {f"code {i}": _code_text(getattr(part, "__code__", None)) for i, part in enumerate(parts)}
