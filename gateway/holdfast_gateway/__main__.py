@@ -8,9 +8,11 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.server import Server
 
+from holdfast import logs
 from holdfast.errors import SettingsError, exit_on_error
 from holdfast.processes.ports import address_of, bind
 from holdfast.settings import GatewaySettings, JwtSettings, RedisSettings, SupervisorSettings, is_loopback
+from holdfast.settings.unknown import warn_of_unknown
 from holdfast.tokens import secret
 
 MAX_HEADER_BYTES = 32 * 1024
@@ -23,6 +25,8 @@ def main() -> None:
     Raises:
         SettingsError: a setting is wrong, JWT_SECRET is missing while GW_AUTH is jwt, or the port is taken.
     """
+    logs.configure("gateway")
+    warn_of_unknown()
     settings = GatewaySettings.load()
     for needed in (RedisSettings, SupervisorSettings):
         needed.load()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from kombu import Connection
+from kombu.connection import Connection
 from pymongo.uri_parser import parse_uri
 from redis.asyncio.connection import parse_url as parse_redis_url
 from tests.support.settings import CANARY, FIELDS, TEXT, refusal
@@ -216,7 +217,7 @@ def test_a_brokers_login_arrives_whole_at_kombu_and_at_redis_py(user: str, passw
     except SettingsError:
         assert set(password) & set("[]")
         return
-    kombu = Connection(dsn)
+    kombu: Any = Connection(dsn)  # type: ignore[no-untyped-call] # kombu has no types
     assert (kombu.userid or "", kombu.password, kombu.hostname) == (user, password, "h")
     assert kombu.alt == []
     redis = parse_redis_url(dsn)

@@ -13,6 +13,7 @@ from celery import Celery
 
 from holdfast.errors import exit_on_error
 from holdfast.settings import BrokerSettings
+from holdfast_workers.environment import pass_over
 
 QUEUE = "holdfast"
 REFRESH_TASK = "holdfast.refresh"
@@ -32,6 +33,7 @@ def configuration() -> dict[str, Any]:
     A wrong setting ends the process here, with one line: an exception would leave Celery with the settings
     of its own, and its commands would show it as a traceback.
     """
+    pass_over()
     with exit_on_error():
         broker = BrokerSettings.load().dsn()
     return {
@@ -66,5 +68,6 @@ def configuration() -> dict[str, Any]:
     }
 
 
-app = Celery("holdfast", include=["holdfast_workers.tasks"])
+# The loader by its name: without one Celery would take that of CELERY_LOADER.
+app = Celery("holdfast", loader="celery.loaders.app:AppLoader", include=["holdfast_workers.tasks"])
 app.add_defaults(configuration)

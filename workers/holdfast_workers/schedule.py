@@ -14,8 +14,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import LockError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from holdfast import logs
 from holdfast.errors import exit_on_error
+from holdfast.reasons import outage
 from holdfast.reports import Registry
+from holdfast.settings.unknown import warn_of_unknown
 from holdfast_workers.app import WARM_TASK
 from holdfast_workers.registry import registry
 
@@ -49,7 +52,9 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
     """
 
     def __init__(self, app: Celery, *arguments: Any, **options: Any) -> None:
+        logs.configure("beat")
         with exit_on_error():
+            warn_of_unknown()
             app.conf.beat_schedule = beat_schedule(registry())
         self._is_set_up = False
         super().__init__(app, *arguments, **options)
@@ -72,7 +77,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
         except (RedisConnectionError, RedisTimeoutError) as error:
             # A Redis that comes back may be empty, and needs the schedule again.
             self._is_set_up = False
-            logger.warning("beat: Redis cannot be reached (%s); again in a second", type(error).__name__)
+            logger.warning("beat: Redis cannot be reached (%s); again in a second", outage(error))
         return RETRY_SECONDS
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from kombu.exceptions import OperationalError
 
 from holdfast.errors import exit_on_error
+from holdfast.reasons import outage
 from holdfast_workers.app import WARM_TASK, app
 
 
@@ -25,9 +26,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         app.send_task(WARM_TASK, kwargs=task_arguments, ignore_result=True, retry=False)
     except OperationalError as error:
-        reason = type(error.__cause__ or error).__name__
         print(
-            f"The broker cannot be reached ({reason}): is Redis up? See `holdfast status`.", file=sys.stderr
+            f"The broker cannot be reached: {outage(error)}. Is Redis up? See `holdfast status`.",
+            file=sys.stderr,
         )
         return 1
     return 0

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from holdfast.processes.programs import command
+from holdfast.processes.programs import check_pool, command, pool_of
 
 
 def supervisor() -> None:
@@ -19,6 +19,7 @@ def supervisor() -> None:
 def worker(context: typer.Context) -> None:
     """Run a Celery worker; further arguments go to Celery."""
     _check_celery_settings()
+    check_pool(pool_of(context.args, os.environ.get("CELERY_WORKER_POOL") or "prefork"))
     _become("worker", *context.args)
 
 

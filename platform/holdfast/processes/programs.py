@@ -6,6 +6,12 @@ Those that live in other packages are named here and never imported: `holdfast` 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+
+from holdfast.errors import SettingsError
+
+POOLS = ("prefork", "threads", "solo")
+"""The pools that a Celery worker may have here, by Celery's names."""
 
 _CELERY = ("-m", "celery", "-A", "holdfast_workers")
 
@@ -25,3 +31,25 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 def command(name: str, *arguments: str) -> list[str]:
     """The command line of one of them: the interpreter first."""
     return [sys.executable, *PROGRAMS[name], *arguments]
+
+
+def check_pool(name: str) -> None:
+    """Raise SettingsError unless a worker may have the pool of that name."""
+    if name not in POOLS:
+        raise SettingsError(
+            f"--pool={name}: is not supported, since a task runs on an event loop of its own; "
+            f"use {', '.join(POOLS[:-1])} or {POOLS[-1]}"
+        )
+
+
+def pool_of(arguments: Sequence[str], default: str = "prefork") -> str:
+    """The pool that the arguments of a worker name: `--pool=x`, `--pool x`, `-P x` or `-Px`."""
+    pool = default
+    for position, word in enumerate(arguments):
+        if word in ("-P", "--pool"):
+            pool = "".join(arguments[position + 1 : position + 2])
+        elif word.startswith("--pool="):
+            pool = word.removeprefix("--pool=")
+        elif word.startswith("-P"):
+            pool = word.removeprefix("-P").removeprefix("=")
+    return {"processes": "prefork"}.get(pool, pool)

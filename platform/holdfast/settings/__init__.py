@@ -5,7 +5,13 @@ exists it wins. A process loads the classes that it needs and no others, so a wo
 database's password.
 """
 
-from holdfast.settings.databases import BrokerSettings, MongoSettings, PostgresSettings, RedisSettings
+from holdfast.settings.databases import (
+    PASSED_OVER_BY_CELERY,
+    BrokerSettings,
+    MongoSettings,
+    PostgresSettings,
+    RedisSettings,
+)
 from holdfast.settings.gateway import CacheSettings, GatewaySettings, JwtSettings, is_loopback
 from holdfast.settings.programs import (
     SOCKET_PATH_LIMIT,
@@ -32,6 +38,7 @@ EVERY_CLASS: tuple[type[Settings], ...] = (
 
 __all__ = [
     "EVERY_CLASS",
+    "PASSED_OVER_BY_CELERY",
     "SOCKET_PATH_LIMIT",
     "BrokerSettings",
     "CacheSettings",

@@ -209,6 +209,13 @@ class RedisSettings(Settings):
         return urlunsplit(parts._replace(netloc=login(user, password) + hosts))
 
 
+PASSED_OVER_BY_CELERY = (
+    *("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND"),
+    *("CELERY_CONFIG_MODULE", "CELERY_LOADER", "CELERY_CUSTOM_WORKER_POOL"),
+)
+"""Variables that Celery would put above its settings; in Holdfast BROKER_URL(_FILE) alone counts."""
+
+
 class BrokerSettings(Settings):
     """Celery's broker: a Redis of its own in production, another database of the cache's otherwise."""
 

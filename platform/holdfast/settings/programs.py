@@ -56,6 +56,8 @@ class FlowerSettings(Settings):
             user, _, password = self.basic_auth.get_secret_value().partition(":")
             if not user or not password:
                 raise ValueError("FLOWER_BASIC_AUTH: must be user:password")
+            if not self.basic_auth.get_secret_value().isascii():
+                raise ValueError("FLOWER_BASIC_AUTH: must be ASCII, since Flower compares nothing else")
         return self
 
 

@@ -41,6 +41,7 @@ from holdfast.settings import (
     ReportsSettings,
     SupervisorSettings,
 )
+from holdfast.settings.unknown import warn_of_unknown
 from holdfast.supervisor.admin import application
 from holdfast.supervisor.backend import SupervisorBackend
 from holdfast.supervisor.catalogue import CataloguePublisher
@@ -186,6 +187,7 @@ def sole(path: Path) -> Iterator[None]:
 def main() -> None:
     """Run the supervisor until SIGTERM or SIGINT."""
     logs.configure("supervisor")
+    warn_of_unknown()
     find_modules_here()
     supervisor = Supervisor()
     with sole(supervisor.settings.path):
