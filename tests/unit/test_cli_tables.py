@@ -6,6 +6,9 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from rich.markup import render
 from rich.text import Text
 
 from holdfast.cli import tables
@@ -29,6 +32,68 @@ def test_an_empty_cell_is_what_the_table_says() -> None:
 def test_brackets_are_no_markup(text: str) -> None:
     """What stands in brackets is shown as it is."""
     assert Text.from_markup(tables.cell(text)).plain == text
+
+
+MARKUP = [
+    "[red]no colour[/]",
+    "[/]",
+    "[/red]",
+    "[link=https://x.example]x[/link]",
+    "[bold",
+    "a [b] [c]",
+    "[@click=app.quit]x[/]",
+    "[#ff0000]x",
+    ":100: :warning: :smile:",
+    "back\\slash\\",
+    "\\[red]",
+    "\\\\[/]",
+    "x[1:2]",
+    "https://x.example/[a]?b=[/c]",
+    "{x} %s $HOME `a`",
+]
+"""Text that rich would take for markup, for a picture or for a mistake in markup."""
+
+
+@given(st.text(alphabet="[]\\/a1=#@ :", max_size=12))
+@example("\\")
+@example("\\[a")
+@example("[a\\]")
+def test_no_text_is_markup(text: str) -> None:
+    """Whatever brackets and backslashes a value has, rich shows exactly that."""
+    assert render(tables.escaped(text), emoji=False).plain == text
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_a_table_shows_text_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of columns and values of rows come out unchanged, on a real console."""
+    table = tables.table(text)
+    table.add_row(tables.cell(text))
+    tables.console().print(table)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [text, text]
+
+
+@pytest.mark.parametrize("text", [*MARKUP, "x" * 500])
+def test_a_line_shows_text_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line of `check` shows its text unchanged behind its mark, and never breaks it."""
+    tables.line(tables.console(), text, mark="failed ", style="red")
+    assert capsys.readouterr().out == f"failed {text}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred", "\u241b[31mred"),
+        ("a\rb\bc", "a\u240db\u2408c"),
+        ("\x9b0m", "\ufffd0m"),
+        ("\x7f", "\u2421"),
+    ],
+)
+def test_a_control_character_is_shown_as_its_symbol(
+    text: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A result cannot colour the terminal, move its cursor or hide what stands there."""
+    tables.line(tables.console(), text)
+    assert capsys.readouterr().out == f"{shown}\n"
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_the_broker_url_alone_counts(tmp_path: Path) -> None:
 
 
 def test_celerys_command_line_takes_the_file(tmp_path: Path) -> None:
-    """Celery takes BROKER_URL for an option of its command line; BROKER_URL_FILE wins over it all the same."""
+    """Celery takes BROKER_URL for an option of its command line; BROKER_URL_FILE wins all the same."""
     (tmp_path / "url").write_text(OURS)
     arguments = ["-A", "holdfast_workers", "-b", "redis://third:6379/3", "report"]
     ran = subprocess.run(

@@ -33,7 +33,6 @@ def configuration() -> dict[str, Any]:
     A wrong setting ends the process here, with one line: an exception would leave Celery with the settings
     of its own, and its commands would show it as a traceback.
     """
-    pass_over()
     with exit_on_error():
         broker = BrokerSettings.load().dsn()
     return {
@@ -68,6 +67,8 @@ def configuration() -> dict[str, Any]:
     }
 
 
+# Before anything asks for a setting: Celery looks at its variables first.
+pass_over()
 # The loader by its name: without one Celery would take that of CELERY_LOADER.
 app = Celery("holdfast", loader="celery.loaders.app:AppLoader", include=["holdfast_workers.tasks"])
 app.add_defaults(configuration)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 Probe = Callable[[], Awaitable[str]]
 """Tries one thing and returns what it found, in a few words; what is wrong is raised."""
 PROBE_SECONDS = 12.0
-_OK, _UNSET, _WRONG, _FAILED = "[green]ok[/]     ", "[yellow]unset[/]  ", "[red]wrong[/]  ", "[red]failed[/] "
+_OK, _UNSET, _WRONG, _FAILED, _NOTE = "ok", "unset", "wrong", "failed", "note"
+_STYLES = {_OK: "green", _UNSET: "yellow", _WRONG: "red", _FAILED: "red", _NOTE: "yellow"}
 
 
 def check() -> None:
@@ -29,11 +30,20 @@ def check() -> None:
     console = tables.console()
     wrong = list(wrong_settings())
     for line in wrong:
-        console.print(f"{_WRONG}{tables.cell(line)}", soft_wrap=True)
+        _line(console, _WRONG, line)
     if wrong:
         raise typer.Exit(1)
-    console.print(f"{_OK}settings: every variable is of its type")
+    _line(console, _OK, "settings: every variable is of its type")
+    for line in notes():
+        _line(console, _NOTE, line)
     raise typer.Exit(0 if try_all(PROBES, console) else 1)
+
+
+def notes() -> list[str]:
+    """What the settings hold that has no effect, and what they leave to a default that matters."""
+    from holdfast.settings import unknown
+
+    return unknown.notes()
 
 
 def wrong_settings() -> Iterator[str]:
@@ -53,8 +63,12 @@ def try_all(probes: Mapping[str, Probe], console: Console) -> bool:
     for name, probe in probes.items():
         mark, text = _try(name, probe)
         well = well and mark == _OK
-        console.print(f"{mark}{tables.cell(text)}", soft_wrap=True)
+        _line(console, mark, text)
     return well
+
+
+def _line(console: Console, mark: str, text: str) -> None:
+    tables.line(console, text, mark=f"{mark:7}", style=_STYLES[mark])
 
 
 def _try(name: str, probe: Probe) -> tuple[str, str]:
@@ -87,7 +101,10 @@ async def _mongo() -> str:
     from holdfast.links.mongo import MongoAdapter
     from holdfast.settings import MongoSettings
 
-    return await _opened(MongoAdapter(MongoSettings.load, []))
+    settings = MongoSettings.load()
+    answered = await _opened(MongoAdapter(MongoSettings.load, []))
+    where = "" if settings.names_database else ", which neither MONGO_URL nor MONGO_DB names"
+    return f"{answered}; the database is {settings.database!r}{where}"
 
 
 async def _redis() -> str:

@@ -118,9 +118,11 @@ def _show(console: Console, home: Path, port: int, content: Mapping[str, Any], a
 
 
 def _processes_table(processes: Mapping[str, Mapping[str, Any]]) -> Table:
+    from rich.text import Text
+
     table = tables.table("process", "pid", "port", "state", "restarts")
     for name, state in processes.items():
-        shown = "[green]alive[/]" if state["alive"] else "[red]down[/]"
+        shown = Text("alive", style="green") if state["alive"] else Text("down", style="red")
         table.add_row(
             name, cell(state.get("pid")), cell(state.get("port")), shown, str(state.get("restarts", 0))
         )
@@ -128,15 +130,17 @@ def _processes_table(processes: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _links_table(links: Mapping[str, Mapping[str, Any]]) -> Table:
+    from rich.text import Text
+
     table = tables.table("link", "state", "for", "pool: in use / size / max", "next attempt", "last error")
     for name, link in links.items():
         state = str(link.get("state", "unknown"))
         pool = link.get("pool") or {}
         table.add_row(
             name,
-            f"[{_COLOURS.get(state, 'white')}]{state}[/]",
+            Text(state, style=_COLOURS.get(state, "white")),
             ago(link.get("since")),
-            " / ".join(cell(pool.get(key)) for key in ("in_use", "size", "max")),
+            " / ".join(str(cell(pool.get(key))) for key in ("in_use", "size", "max")),
             ago(link.get("next_retry_at")),
             cell(link.get("last_error")),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -10,6 +11,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_BRACKET = re.compile(r"(\\*)(\[(?:[a-z#/@][^\[]*?\])?)")
+"""What rich may take for a tag, or the escape of one, with the backslashes before it."""
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+_PICTURES |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
 PLAIN_WIDTH = 200
 """Columns of the tables where no terminal says how wide it is."""
 
@@ -18,8 +23,16 @@ def console() -> Console:
     """A console on standard output, which colours nothing that is not marked."""
     from rich.console import Console
 
-    terminal = Console(highlight=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+    # Without `emoji`, rich would take :100: for a picture.
+    terminal = Console(highlight=False, emoji=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, emoji=False, width=PLAIN_WIDTH)
+
+
+def line(console: Console, text: str, *, mark: str = "", style: str = "") -> None:
+    """Print text as it is, on one line, behind a mark that has that style."""
+    from rich.text import Text
+
+    console.print(Text.assemble((mark, style), shown(text)), soft_wrap=True)
 
 
 def table(*columns: str) -> Table:
@@ -34,11 +47,29 @@ def table(*columns: str) -> Table:
 
 def cell(value: object, *, empty: str = "-") -> str:
     """A value as the text of a cell, without markup: six digits of a float, `empty` for None and ""."""
-    from rich.markup import escape
-
     if value is None or value == "":
         return empty
-    return f"{value:.6g}" if isinstance(value, float) else escape(str(value))
+    return f"{value:.6g}" if isinstance(value, float) else escaped(shown(str(value)))
+
+
+def escaped(text: str) -> str:
+    """Text as rich's markup that shows it as it is; rich's own `escape` fails for some backslashes."""
+
+    def escape(match: re.Match[str]) -> str:
+        backslashes, bracket = match.groups()
+        if bracket != "[":
+            return f"{backslashes * 2}\\{bracket}"
+        return f"{backslashes}\\{bracket}" if backslashes else bracket
+
+    return _BRACKET.sub(escape, text)
+
+
+def shown(text: str) -> str:
+    """Text for a terminal: a control character, which could move the cursor, is shown as its symbol.
+
+    Line breaks and tabs stay. The symbols are those of Unicode's block "Control Pictures".
+    """
+    return text.translate(_PICTURES)
 
 
 def ago(moment: object) -> str:

@@ -151,7 +151,15 @@ class MongoSettings(Settings):
     @property
     def database(self) -> str:
         """MONGO_DB, or the database in MONGO_URL, or `holdfast` where neither names one."""
-        return self.db or (mongo_database(self.url.get_secret_value()) if self.url else None) or "holdfast"
+        return self._named() or "holdfast"
+
+    @property
+    def names_database(self) -> bool:
+        """Whether MONGO_DB or MONGO_URL names a database."""
+        return self._named() is not None
+
+    def _named(self) -> str | None:
+        return self.db or (mongo_database(self.url.get_secret_value()) if self.url else None)
 
     def uri(self) -> str:
         """The URL without credentials of its own: these are `credentials()`, or within MONGO_URL.
