@@ -1,4 +1,4 @@
-"""Wrong clocks and changed reports, on real servers: the newest write wins, and a HIT is of today's report."""
+"""Wrong clocks and changed reports, on real servers: the newest write wins, and no HIT is of old code."""
 
 from __future__ import annotations
 
