@@ -25,6 +25,11 @@ class HoldfastError(Exception):
         self.details = details
         """What a program may want to know: names and numbers, never a secret or an address."""
 
+    @property
+    def full(self) -> str:
+        """The message, and below it the further lines for an author: the place in the SQL, lines of code."""
+        return "\n  ".join([str(self).rstrip(), *map(str, self.details.get("lines", ()))])
+
     def to_wire(self) -> dict[str, Any]:
         """The error as a plain mapping: code, message, details."""
         return {"code": self.code, "message": str(self), "details": self.details}
@@ -233,7 +238,7 @@ def exit_on_error() -> Iterator[None]:
 
 def with_next_step(error: HoldfastError) -> str:
     """What went wrong, and what to do next: on the same line where it is one, else on a last line."""
-    said = str(error).rstrip()
+    said = error.full
     if "\n" in said:
         return f"{said}\n{error.next_step}"
     return f"{said}{'' if said.endswith(('.', '?', '!')) else '.'} {error.next_step}"

@@ -68,12 +68,10 @@ class CodePlace(NamedTuple):
 def reason(error: BaseException) -> str:
     """What an exception says, as a sentence: never a class name alone."""
     if isinstance(error, HoldfastError):
-        return str(error)
+        return error.full
     if isinstance(error, (OSError, TimeoutError)):
         return _of_system(error)
     kind, said = type(error).__name__, str(error).strip()
-    if isinstance(error, KeyError) and error.args:
-        said = f"there is no key {error.args[0]!r}"
     if isinstance(error, RecursionError):
         said = said or "the calls are nested too deep"
     if not said:
@@ -235,8 +233,3 @@ def is_authors(file: str, module: str = "", own: Collection[str] = ()) -> bool:
     if top in own:
         return True
     return not _LIBRARIES & set(path.parts) and not any(path.is_relative_to(each) for each in _STANDARD)
-
-
-def with_places(sentence: str, places: Iterable[CodePlace | None]) -> str:
-    """A sentence, and each place on a line of its own below it."""
-    return "\n  ".join([sentence, *(str(place) for place in places if place is not None)])

@@ -21,6 +21,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from holdfast.errors import HoldfastError
 from holdfast.links.postgres_connect import connect
+from holdfast.reasons import outage
 from holdfast.settings import MongoSettings, PostgresSettings
 from holdfast_flights.load_tables import load_tables, lock, missing_tables
 from holdfast_flights.load_weather import drop_leftovers, load_weather, weather_is_missing
@@ -101,8 +102,12 @@ async def _mongo() -> AsyncIterator[AsyncDatabase[dict[str, Any]]]:
 
 
 def _reason(error: BaseException) -> str:
-    """The error's type alone: its text may hold an address or a secret."""
-    return type(error).__name__
+    """What the server says of a statement; of a connection no text of a driver's, which may hold an address."""
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.args[0])
+    if isinstance(error, OperationFailure):
+        return str((error.details or {}).get("errmsg") or f"code {error.code}")
+    return outage(error)
 
 
 def main() -> int:

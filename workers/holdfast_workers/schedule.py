@@ -45,7 +45,7 @@ def beat_schedule(reports: Registry) -> dict[str, dict[str, Any]]:
 
 
 class Scheduler(RedBeatScheduler):  # type: ignore[misc]
-    """redbeat's scheduler, with a schedule made from the reports when beat starts.
+    """redbeat's scheduler, with a schedule made from the reports when beat starts and when they change.
 
     redbeat ends when Redis is away for long, or when another beat has its lock. This one goes on: what fails
     in a tick is tried again in the next tick, a second later.
@@ -55,7 +55,8 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
         logs.configure("beat")
         with exit_on_error():
             warn_of_unknown()
-            app.conf.beat_schedule = beat_schedule(registry())
+            self._reports = registry()
+            app.conf.beat_schedule = beat_schedule(self._reports)
         self._is_set_up = False
         super().__init__(app, *arguments, **options)
 
@@ -65,6 +66,9 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
     def tick(self, *arguments: Any, **options: Any) -> float:
         """Send what is due, and return the seconds until the next tick."""
         try:
+            if (reports := registry()) is not self._reports:
+                self._reports, self._is_set_up = reports, False
+                self.app.conf.beat_schedule = beat_schedule(reports)
             if not self._is_set_up:
                 super().setup_schedule()
                 self._is_set_up = True

@@ -20,6 +20,7 @@ from holdfast.cache.backend import Backend
 from holdfast.cache.entry import Entry, Freshness, build, newer
 from holdfast.cache.run import Run, RunOutcome, Trigger
 from holdfast.errors import ComputeFailed, HoldfastError, LeaseLost, OtherVersion, StoreUnavailable
+from holdfast.reasons import MAX_TEXT, author_places, reason
 from holdfast.reports import Report, Row
 from holdfast.reports.canonical import Scalar
 
@@ -107,9 +108,12 @@ async def compute(
     except HoldfastError:
         raise
     except Exception as error:
-        log = structlog.get_logger("refresh")
-        log.exception("A report's function raised.", action="compute_failed", report=report.name)
-        raise ComputeFailed(f"report {report.name}: {type(error).__name__}: {error}") from error
+        lines = [str(place) for place in author_places(error, {report.module.partition(".")[0]})]
+        failed = ComputeFailed(f"report {report.name}: {reason(error)}", lines=lines)
+        structlog.get_logger("refresh").error(
+            "A report's function raised.", action="compute_failed", report=report.name, error=failed.full
+        )
+        raise failed from error
 
 
 def _build(
@@ -193,6 +197,8 @@ async def _recorded(
         yield run
     except BaseException as error:
         run.error = f"{type(error).__name__}: {error}"[:500]
+        run.reason = reason(error)[:MAX_TEXT]
+        run.retryable = isinstance(error, HoldfastError) and error.retryable
         raise
     finally:
         run.duration_ms = round((time.perf_counter() - began) * 1000, 3)

@@ -28,6 +28,11 @@ class Run(msgspec.Struct, kw_only=True):
     bytes: int | None = None
     digest: str | None = None
     error: str | None = None
+    """The error's class and the beginning of its message."""
+    reason: str | None = None
+    """What failed and where, in full and with the lines of the author's code: for people."""
+    retryable: bool = False
+    """Whether the error may pass: a worker tries again."""
     pid: int = msgspec.field(default_factory=os.getpid)
 
     def done(self, entry: Entry, outcome: RunOutcome) -> None:

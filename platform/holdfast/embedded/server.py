@@ -26,6 +26,7 @@ from holdfast.errors import LocalError
 from holdfast.processes.files import log_path, log_tail, private_folder
 from holdfast.processes.locks import try_lock
 from holdfast.processes.spawn import spawn
+from holdfast.reasons import reason
 
 _POLL = 0.03
 _POLL_CAP = 0.25
@@ -123,7 +124,7 @@ class Server(ABC):
         fate = f"was not ready within {within:g} s" if alive() else "ended while starting"
         raise LocalError(
             f"{self.name} {fate}; see {log_path(self.home, self.name)}"
-            f" (last error: {type(last).__name__ if last else 'none'})"
+            f" (last: {reason(last) if last else 'nothing was tried'})"
             f"\n{log_tail(self.home, self.name)}"
         )
 

@@ -4,60 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pymongo
 from beanie import Document, init_beanie
-from bson.errors import BSONError
-from pydantic import ValidationError
 from pymongo import AsyncMongoClient, IndexModel
 from pymongo import errors as mx
 
 from holdfast.errors import (
-    AuthenticationFailed,
     DeadlineExceeded,
     LinkDown,
-    LinkLost,
-    NotStorable,
-    PoolExhausted,
     QueryFailed,
     SettingsError,
 )
 from holdfast.links.adapter import PoolStatus, host_and_port
 from holdfast.links.link import PROBE_TIMEOUT
+from holdfast.links.mongo_errors import translated, unusable
 from holdfast.links.mongo_types import CODEC_OPTIONS
 from holdfast.settings import MongoSettings
 
-AUTHENTICATION_CODES = frozenset({13, 18})
-"""Unauthorized and AuthenticationFailed, of MongoDB's error codes."""
 _CLOSE_TIMEOUT = 0.5
 _WRITING_STAGES = frozenset({"$out", "$merge"})
 
 D = TypeVar("D", bound=Document)
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Raise PyMongo's, BSON's and Beanie's exceptions as ours."""
-    try:
-        yield
-    except (BSONError, ValidationError, OverflowError) as error:
-        raise NotStorable(f"MongoDB cannot hold a value: {type(error).__name__}") from error
-    except mx.WaitQueueTimeoutError as error:
-        raise PoolExhausted("no MongoDB connection came free in time") from error
-    except mx.ExecutionTimeout as error:
-        raise DeadlineExceeded("the query ran longer than it may") from error
-    except mx.OperationFailure as error:
-        if error.code in AUTHENTICATION_CODES:
-            raise AuthenticationFailed(
-                "MongoDB refused the user name or the password", link="mongo"
-            ) from error
-        raise QueryFailed("MongoDB refused the query", mongo_code=error.code) from error
-    except (mx.ConnectionFailure, mx.InvalidOperation, OSError) as error:
-        raise LinkLost(f"MongoDB cannot be reached: {type(error).__name__}", link="mongo") from error
-    except mx.PyMongoError as error:
-        raise QueryFailed(f"MongoDB refused the query: {type(error).__name__}") from error
 
 
 class MongoAdapter:
@@ -79,13 +49,21 @@ class MongoAdapter:
         try:
             self._client, self._prober = client_of(settings), client_of(settings, probing=True)
         except (mx.PyMongoError, OSError, ValueError) as error:
-            # The driver's message may hold a part of the URL.
-            raise SettingsError(f"MONGO_URL: PyMongo cannot use it ({type(error).__name__})") from None
+            raise SettingsError(f"MONGO_URL: PyMongo cannot use it: {unusable(error)}") from None
         await self._ping(PROBE_TIMEOUT)
+        await self._bind(self._client)
+
+    async def bind(self, documents: Sequence[type[Document]]) -> None:
+        """Use these documents from now on; while there is no client, from when there is one."""
+        self._documents = list(documents)
+        if self._client is not None:
+            await self._bind(self._client)
+
+    async def _bind(self, client: AsyncMongoClient[dict[str, Any]]) -> None:
         with translated():
             # Without indexes: building one is a job of its own, never a reason not to be up.
             await init_beanie(
-                database=self._client[settings.database],
+                database=client[self._settings.database],
                 document_models=self._documents,
                 skip_indexes=True,
             )

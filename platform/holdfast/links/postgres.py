@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from weakref import WeakSet
 
@@ -21,61 +21,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
 
-from holdfast.errors import (
-    AuthenticationFailed,
-    DeadlineExceeded,
-    HoldfastError,
-    LinkDown,
-    LinkLost,
-    PoolExhausted,
-    QueryFailed,
-)
+from holdfast.errors import HoldfastError, LinkDown, LinkLost, PoolExhausted
 from holdfast.links.adapter import PoolStatus
 from holdfast.links.postgres_connect import connect
+from holdfast.links.postgres_errors import translated
 from holdfast.links.postgres_query import Compiler, Runner
 from holdfast.links.postgres_types import set_codecs
 from holdfast.reports.values import exact_json
 from holdfast.settings import PostgresSettings
-
-_UNREACHABLE = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.InterfaceError,
-    OSError,
-)
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Raise SQLAlchemy's and asyncpg's exceptions as ours."""
-    try:
-        yield
-    except exc.TimeoutError as error:
-        raise PoolExhausted("no Postgres connection came free in time") from error
-    except (exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        raise _classified(error) from error
-
-
-def _classified(error: BaseException) -> Exception:
-    causes = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
-        causes.append(cause)
-    for cause in causes:
-        if isinstance(cause, asyncpg.InvalidAuthorizationSpecificationError):
-            return AuthenticationFailed("Postgres refused the user name or the password", link="postgres")
-        if isinstance(cause, asyncpg.QueryCanceledError | TimeoutError):
-            return DeadlineExceeded("the query ran longer than it may")
-    lost = isinstance(error, exc.DBAPIError) and error.connection_invalidated
-    for cause in causes:
-        if lost or isinstance(cause, _UNREACHABLE):
-            return LinkLost(f"Postgres cannot be reached: {type(cause).__name__}", link="postgres")
-    names = [c for c in causes if isinstance(c, asyncpg.PostgresError)]
-    reason = names[0] if names else error
-    state = getattr(reason, "sqlstate", None)
-    return QueryFailed(f"Postgres refused the query: {type(reason).__name__}", sqlstate=state)
 
 
 class IdleClosingPool(AsyncAdaptedQueuePool):

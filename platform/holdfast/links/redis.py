@@ -23,7 +23,14 @@ from holdfast.errors import (
     SettingsError,
 )
 from holdfast.links.adapter import PoolStatus, host_and_port
+from holdfast.reasons import outage
 from holdfast.settings import RedisSettings
+
+
+def _refused(error: rx.RedisError) -> str:
+    if isinstance(error, rx.NoPermissionError):
+        return f"the user: {str(error).partition(' ')[2] if str(error).startswith('NOPERM') else error}"
+    return "the user name or the password"
 
 
 @contextlib.contextmanager
@@ -32,7 +39,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (rx.AuthenticationError, rx.NoPermissionError, rx.AuthorizationError) as error:
-        raise AuthenticationFailed(f"Redis refused the user: {type(error).__name__}", link="redis") from error
+        raise AuthenticationFailed(f"Redis refused {_refused(error)}", link="redis") from error
     except rx.MaxConnectionsError as error:
         raise PoolExhausted("no Redis connection came free in time", link="redis") from error
     except rx.BusyLoadingError as error:
@@ -40,11 +47,11 @@ def translated() -> Iterator[None]:
     except (rx.ConnectionError, rx.TimeoutError, TimeoutError, OSError) as error:
         if "No connection available" in str(error):
             raise PoolExhausted("no Redis connection came free in time", link="redis") from error
-        raise LinkLost(f"Redis cannot be reached: {type(error).__name__}", link="redis") from error
+        raise LinkLost(f"Redis cannot be reached: {outage(error)}", link="redis") from error
     except rx.ResponseError as error:
         raise QueryFailed(f"Redis refused a command: {str(error).split(' ', 1)[0]}", link="redis") from error
     except rx.RedisError as error:
-        raise LinkLost(f"Redis cannot be understood: {type(error).__name__}", link="redis") from error
+        raise LinkLost(f"Redis cannot be understood: {outage(error)}", link="redis") from error
 
 
 class RedisAdapter:
@@ -92,9 +99,11 @@ class RedisAdapter:
             self._client = aioredis.Redis.from_pool(self._pool_of(settings, self._max - 1))
             self._prober = aioredis.Redis.from_pool(self._pool_of(settings, 1))
             await self.probe()
-        except (rx.RedisError, TypeError, ValueError) as error:
+        except (rx.RedisError, TypeError, ValueError):
             # redis-py looks at the URL's options as late as this; its message may hold a part of the URL.
-            raise SettingsError(f"REDIS_URL: redis-py cannot use it ({type(error).__name__})") from None
+            raise SettingsError(
+                "REDIS_URL: redis-py cannot use it: an option is not known, or has a wrong value"
+            ) from None
 
     def _pool_of(self, settings: RedisSettings, size: int) -> aioredis.BlockingConnectionPool:
         return aioredis.BlockingConnectionPool.from_url(

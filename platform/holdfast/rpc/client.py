@@ -25,6 +25,7 @@ from holdfast.cache.entry import Entry, Unusable, pack, unpack
 from holdfast.cache.run import Run, Trigger
 from holdfast.errors import DeadlineExceeded, ProtocolError, SupervisorUnavailable, from_wire
 from holdfast.links.adapter import PoolStatus
+from holdfast.reasons import outage
 from holdfast.reports.canonical import CATALOGUE_KEY, Scalar
 from holdfast.rpc import frames
 from holdfast.settings import SupervisorSettings
@@ -35,6 +36,45 @@ DEFAULT_DEADLINE = 35.0
 STORE_DEADLINE = 5.0
 """Seconds that a lookup in Redis or MongoDB may take."""
 WRITE_DEADLINE = 10.0
+
+
+class EndedRun(msgspec.Struct):
+    """How one refresh ended; `retryable` where a worker tries again after its error."""
+
+    report: str
+    key: str
+    outcome: str
+    error: str | None
+    retryable: bool
+
+
+class Progress(msgspec.Struct):
+    """Runs that have ended, how many have since the supervisor's start, and the keys that workers compute."""
+
+    taken: int
+    runs: list[EndedRun]
+    computing: list[str]
+
+
+class SetAside(msgspec.Struct):
+    """A report that cannot be loaded, and whether its last good version goes on being served."""
+
+    name: str
+    module: str
+    reason: str
+    kept: bool
+    file: str = ""
+    line: int = 0
+    text: str = ""
+
+
+class ReloadedReports(msgspec.Struct):
+    """The names of reports that were added, changed and removed, and those that are broken."""
+
+    added: list[str]
+    changed: list[str]
+    removed: list[str]
+    broken: list[SetAside]
 
 
 class Client:
@@ -98,7 +138,7 @@ class Client:
                     reader, self._writer = await asyncio.open_unix_connection(self._path)
             except (OSError, TimeoutError) as error:
                 raise SupervisorUnavailable(
-                    f"the supervisor cannot be reached at its socket: {type(error).__name__}"
+                    f"the supervisor cannot be reached at its socket: {outage(error)}"
                 ) from None
             self._reader_task = asyncio.create_task(self._read(reader, self._writer))
             return self._writer
@@ -186,6 +226,15 @@ class Client:
         """The newest runs first, of one report or of all: the fields of `cache.run.Run` as mappings."""
         runs = await self.call("runs", deadline=DEFAULT_DEADLINE, report=report, limit=limit)
         return list(runs)
+
+    async def progress(self, after: int) -> Progress:
+        """What has run since the `after`-th run of this supervisor, and what is being computed."""
+        answer = await self.call("progress", deadline=STORE_DEADLINE, after=after)
+        return msgspec.convert(answer, Progress)
+
+    async def reload(self) -> ReloadedReports:
+        """Have the supervisor load its reports again: what has changed, and what is broken."""
+        return msgspec.convert(await self.call("reload", deadline=DEFAULT_DEADLINE), ReloadedReports)
 
     async def report_states(self) -> list[dict[str, Any]]:
         """Each warm variant: report, params, age_s, and state fresh, stale, missing or unknown."""

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
-from sqlalchemy import Select
-
 from holdfast.errors import HoldfastError, InvalidParams, QueryFailed
 from holdfast.links.adapter import Adapter
 from holdfast.links.link import Link
@@ -16,6 +14,7 @@ from holdfast.links.mongo_types import carried_column
 from holdfast.links.postgres_query import ValueOutOfRange
 from holdfast.reports import Params, Query, Registry
 from holdfast.reports.canonical import Scalar
+from holdfast.supervisor.building import Statement, built_pipeline, built_statement, located
 
 if TYPE_CHECKING:
     from beanie import Document
@@ -33,7 +32,7 @@ class QueryResult(TypedDict):
 class SelectRunner(Adapter, Protocol):
     """Runs queries on Postgres (`links.postgres.PostgresAdapter`)."""
 
-    async def select(self, query: Select[Any]) -> tuple[list[str], list[list[Any]]]:
+    async def select(self, query: Statement) -> tuple[list[str], list[list[Any]]]:
         """Column names and rows."""
 
 
@@ -79,28 +78,26 @@ class Queries:
         began = time.perf_counter()
         typed = report.typed(params)
         try:
-            built = query.build(typed)
-            run = self._select if query.source == "postgres" else self._aggregate
-            columns, rows = await run(query, built)
+            with located(query):
+                run = self._select if query.source == "postgres" else self._aggregate
+                columns, rows = await run(query, typed)
+                if len(rows) > MAX_ROWS:
+                    raise QueryFailed(f"it gave {len(rows):,} rows; {MAX_ROWS:,} is the most")
         except ValueOutOfRange as error:
             raise _named(error, typed) from None
         finally:
             self._observe(name, time.perf_counter() - began)
-        if len(rows) > MAX_ROWS:
-            raise QueryFailed(f"{name} gave {len(rows):,} rows; {MAX_ROWS:,} is the most")
         return {"columns": columns, "rows": rows}
 
-    async def _select(self, query: Query, built: object) -> tuple[list[str], list[list[Any]]]:
-        if not isinstance(built, Select):
-            raise QueryFailed(f"{query.name} must return a SQLAlchemy Select, not {type(built).__name__}")
+    async def _select(self, query: Query, typed: Params) -> tuple[list[str], list[list[Any]]]:
+        statement = built_statement(query, typed)
         async with self._postgres.use() as postgres:
-            return await postgres.select(built)
+            return await postgres.select(statement)
 
-    async def _aggregate(self, query: Query, built: object) -> tuple[list[str], list[list[Any]]]:
-        if query.document is None or not isinstance(built, list):
-            raise QueryFailed(f"{query.name} must return a list of stages, not {type(built).__name__}")
+    async def _aggregate(self, query: Query, typed: Params) -> tuple[list[str], list[list[Any]]]:
+        document, pipeline = built_pipeline(query, typed)
         async with self._mongo.use() as mongo:
-            found = await mongo.aggregate(query.document, built, seconds=self._mongo_seconds)
+            found = await mongo.aggregate(document, pipeline, seconds=self._mongo_seconds)
         columns = list(dict.fromkeys(itertools.chain.from_iterable(found)))
         read = [carried_column([document.get(name) for document in found]) for name in columns]
         return columns, [list(row) for row in zip(*read, strict=True)] if columns else [[] for _ in found]

@@ -27,6 +27,7 @@ KEEP_SECONDS = 7 * 86_400
 QUEUE = 10_000
 BATCH = 500
 EVERY = 0.5
+REMEMBERED = 5_000
 STREAM = "holdfast:runs"
 STREAM_KEEPS = 10_000
 """Runs: each is about 500 bytes, so the stream stays below 10 MB in the memory of Redis."""
@@ -46,6 +47,8 @@ class RunDocument(Document):
     bytes: int | None = None
     digest: str | None = None
     error: str | None = None
+    reason: str | None = None
+    retryable: bool = False
     pid: int = 0
 
     class Settings:
@@ -103,6 +106,8 @@ class RunLog(ABC, Generic[L]):
         self._link = link
         self._counter = counter
         self._queue: deque[dict[str, Any]] = deque()
+        self._recent: deque[Run] = deque(maxlen=REMEMBERED)
+        self._taken = 0
         self._log = structlog.get_logger("runs")
 
     def __repr__(self) -> str:
@@ -111,12 +116,19 @@ class RunLog(ABC, Generic[L]):
     def add(self, run: Run) -> None:
         """Take a run."""
         self._counter.ran(run)
+        self._recent.append(run)
+        self._taken += 1
         # The document class is bound to a database only once MongoDB was up; until then keep a mapping.
         started_at = datetime.fromtimestamp(run.started_at, UTC)
         self._queue.append({**msgspec.structs.asdict(run), "started_at": started_at})
         if len(self._queue) > QUEUE:
             self._queue.popleft()
             self._counter.dropped(1)
+
+    def after(self, number: int) -> tuple[int, list[Run]]:
+        """How many runs were taken since the start, and those after the `number`-th that are remembered."""
+        new = max(0, self._taken - number)
+        return self._taken, list(self._recent)[-new:] if new else []
 
     async def run(self) -> None:
         """Write what waits, twice a second, until cancelled."""
