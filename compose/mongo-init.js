@@ -5,10 +5,10 @@ const { readFileSync } = require("fs");
 
 const SET = "holdfast";
 const HOST = process.env.MONGO_ADDRESS;
-const secret = (name) => readFileSync(process.env[name], "utf8").trim();
+const secret = (name) => readFileSync(process.env[name], "utf8").replace(/^\uFEFF/, "").replace(/[ \t\r\n\v\f\x1a]+$/, "");
 
 // A member that was never initiated is found by a direct connection only.
-const url = `mongodb://root:${secret("MONGO_ROOT_PASSWORD_FILE")}@${HOST}/admin?directConnection=true`;
+const url = `mongodb://root:${encodeURIComponent(secret("MONGO_ROOT_PASSWORD_FILE"))}@${HOST}/admin?directConnection=true`;
 
 // On its very first start the image makes `root` on a server that accepts no other client, then starts again.
 function connected(tries) {

@@ -10,13 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from ruamel.yaml import YAML
 
 from holdfast.embedded.valkey import USERS
-from holdfast.settings import EVERY_CLASS
+from holdfast.settings import EVERY_CLASS, BrokerSettings
 from holdfast.up.plan import PROCESSES
 
 COMPOSE = Path(__file__).parents[2] / "compose"
@@ -169,6 +169,60 @@ def test_make_secrets_may_be_run_again(secrets: Path) -> None:
     (secrets / "broker_url").unlink()
     subprocess.run([secrets.parent / "make-secrets"], check=True, capture_output=True)
     assert {file.name: file.read_text() for file in secrets.iterdir()} == before
+
+
+PASSWORDS = [
+    "p@ss/w#rd:1",
+    "50%{x}$HOME;`a`",
+    "a b\\c'd\"e",
+    "?&=+,!*~-._",
+    "[x]|<y>^",
+    "p\u00e9\U0001f511",
+    "%41%2F",
+    " leading",
+]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+def test_a_password_of_ones_own_arrives_whole(tmp_path: Path, password: str) -> None:
+    """Whatever characters a password in compose/secrets has, it is the same in the URL and the ACL file."""
+    shutil.copy(COMPOSE / "make-secrets", tmp_path)
+    (tmp_path / "secrets").mkdir()
+    own = tmp_path / "secrets" / "redis_celery_password"
+    own.write_text(f"{password}\n", encoding="utf-8")
+    subprocess.run([tmp_path / "make-secrets"], check=True, capture_output=True)
+    url = read(own.parent, "broker_url")
+    assert unquote(urlsplit(url).password or "") == password
+    assert urlsplit(url).hostname == "redis-broker"
+    assert unquote(urlsplit(BrokerSettings.load({"BROKER_URL": url}).dsn()).password or "") == password
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    assert f"user celery on #{digest} " in read(own.parent, "redis_broker_acl")
+    assert own.read_text(encoding="utf-8") == f"{password}\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"p w", b"p w\r\n", b"p w\n\n", b"\xef\xbb\xbfp w\n", b"p w \r\n", b"\xef\xbb\xbfp w\t\n\n"],
+)
+def test_what_an_editor_added_is_taken_away(tmp_path: Path, content: bytes) -> None:
+    """A secret that any editor saved is the same for every container, which reads it by its own rules."""
+    shutil.copy(COMPOSE / "make-secrets", tmp_path)
+    (tmp_path / "secrets").mkdir()
+    own = tmp_path / "secrets" / "redis_celery_password"
+    own.write_bytes(content)
+    subprocess.run([tmp_path / "make-secrets"], check=True, capture_output=True)
+    assert own.read_bytes() == b"p w\n"
+    assert "celery:p%20w@" in read(own.parent, "broker_url")
+
+
+def test_a_secret_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """A file in UTF-16 is named, and is not made into another password."""
+    shutil.copy(COMPOSE / "make-secrets", tmp_path)
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "redis_celery_password").write_bytes("p w".encode("utf-16"))
+    ran = subprocess.run([tmp_path / "make-secrets"], check=False, capture_output=True, text=True)
+    assert ran.returncode != 0
+    assert "redis_celery_password is not UTF-8" in ran.stderr
 
 
 def test_redis_has_the_users_of_holdfast_up(secrets: Path) -> None:

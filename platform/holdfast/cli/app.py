@@ -5,6 +5,7 @@ A command imports what it needs when it runs, so `holdfast gateway` loads nothin
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from holdfast import __version__
 from holdfast.cli import programs
 from holdfast.cli.check import check
+from holdfast.cli.extras import check_extras
 from holdfast.cli.query import query
 from holdfast.cli.runs import runs
 from holdfast.cli.status import status
@@ -54,11 +56,13 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def _global_options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback acts
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Options that stand before a command."""
+    check_extras(context.invoked_subcommand, sys.argv)
 
 
 def main() -> None:
