@@ -44,6 +44,7 @@ def show(as_json: bool) -> int:
         "processes": processes,
         "links": (supervisor or {}).get("links", {}),
         "reports": (supervisor or {}).get("reports", []),
+        "broken": (supervisor or {}).get("broken", []),
     }
     if as_json:
         print(json.dumps(content, indent=2))
@@ -115,6 +116,9 @@ def _show(console: Console, home: Path, port: int, content: Mapping[str, Any], a
     console.print(_links_table(content["links"]))
     console.print()
     console.print(_reports_table(content["reports"]))
+    if content["broken"]:
+        console.print()
+        console.print(_broken_table(content["broken"]))
 
 
 def _processes_table(processes: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -144,6 +148,17 @@ def _links_table(links: Mapping[str, Mapping[str, Any]]) -> Table:
             ago(link.get("next_retry_at")),
             cell(link.get("last_error")),
         )
+    return table
+
+
+def _broken_table(broken: Sequence[Mapping[str, Any]]) -> Table:
+    """One row for each report that could not be loaded, with the line to mend."""
+    table = tables.table("set aside", "file", "line", "reason")
+    for each in broken:
+        file, number = each.get("file"), each.get("line")
+        place = f"{file}:{number}" if number else file or each.get("module")
+        values = (each.get("name"), place, each.get("text"), each.get("reason"))
+        table.add_row(*(cell(value) for value in values))
     return table
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pymongo
@@ -25,6 +25,7 @@ from holdfast.links.mongo_types import CODEC_OPTIONS
 from holdfast.settings import MongoSettings
 
 _CLOSE_TIMEOUT = 0.5
+_LOOK_SECONDS = 5
 _WRITING_STAGES = frozenset({"$out", "$merge"})
 
 D = TypeVar("D", bound=Document)
@@ -113,6 +114,24 @@ class MongoAdapter:
                     return await cursor.to_list()
         except TimeoutError:
             raise DeadlineExceeded("the query ran longer than it may") from None
+
+    async def collections(self) -> list[str]:
+        """The names of the database's collections and views, sorted. Raises as `aggregate` does."""
+        client = self._open_client()
+        with translated():
+            return sorted(await client[self._settings.database].list_collection_names())
+
+    async def absent_fields(self, document: type[Document], fields: Collection[str]) -> list[str] | None:
+        """Those of these top-level fields that no document of the collection has; None where it is empty.
+
+        Raises as `aggregate` does.
+        """
+        self._open_client()
+        with translated(), pymongo.timeout(_LOOK_SECONDS):
+            collection = document.get_pymongo_collection()
+            if await collection.find_one({}, {"_id": 1}) is None:
+                return None
+            return [f for f in fields if not await collection.find_one({f: {"$exists": True}}, {"_id": 1})]
 
     async def insert(self, document: type[D], values: Sequence[Mapping[str, Any]]) -> None:
         """Insert documents of that class, in one round trip.

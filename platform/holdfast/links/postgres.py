@@ -16,9 +16,10 @@ from typing import Any
 from weakref import WeakSet
 
 import asyncpg
-from sqlalchemy import Select, event, exc
+from sqlalchemy import TextClause, event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.sql.selectable import SelectBase
 from sqlalchemy.util import greenlet_spawn
 
 from holdfast.errors import HoldfastError, LinkDown, LinkLost, PoolExhausted
@@ -128,7 +129,7 @@ class PostgresAdapter:
             finally:
                 await asyncio.shield(connection.close())
 
-    async def select(self, query: Select[Any]) -> tuple[list[str], list[list[Any]]]:
+    async def select(self, query: SelectBase | TextClause) -> tuple[list[str], list[list[Any]]]:
         """Run a query in a read-only transaction: its column names and its rows, by `links.postgres_types`.
 
         Raises:
@@ -139,6 +140,13 @@ class PostgresAdapter:
             statement = self._compiler.statement(query)
             raw = await connection.get_raw_connection()
             return await self._runner.rows(raw.driver_connection, statement)
+
+    async def columns(self, query: SelectBase | TextClause) -> list[str]:
+        """The names of a query's columns, as the database says without running it. Raises as `select` does."""
+        async with self.connection() as connection:
+            statement = self._compiler.statement(query)
+            raw = await connection.get_raw_connection()
+            return await self._runner.columns(raw.driver_connection, statement)
 
     def pool(self) -> PoolStatus:
         """The connections of the moment."""

@@ -7,24 +7,26 @@ column before its first row is read. By these types the columns are read as `lin
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from weakref import WeakKeyDictionary
 
 import asyncpg
 from sqlalchemy import BigInteger, Enum, Integer, SmallInteger, exc
 from sqlalchemy.sql import ColumnElement, visitors
-from sqlalchemy.sql.elements import BinaryExpression, BindParameter
+from sqlalchemy.sql.elements import BinaryExpression, BindParameter, ColumnClause
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from holdfast.errors import QueryFailed
-from holdfast.links.postgres_types import TypeForm, converted, form_of
+from holdfast.links.postgres_types import Convert, TypeForm, converted, form_of
 
 _COMPILED_AT_MOST = 500
 _PREPARED_AT_MOST = 100
 """Statements that are kept: by one adapter, and for one connection."""
-_INTEGERS = ((SmallInteger, "smallint", 15), (BigInteger, "bigint", 63), (Integer, "integer", 31))
+_INTEGERS = ((SmallInteger, 15), (BigInteger, 63), (Integer, 31))
+"""SQLAlchemy's types and their bits beside the sign; the first that fits counts."""
 _UNFIT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, exc.SQLAlchemyError)
 """What a type of SQLAlchemy raises for a value that it cannot send."""
 
@@ -53,6 +55,8 @@ class Statement(NamedTuple):
     """Empty where SQLAlchemy does not know them (SQL text): then the database says them."""
     processed: Mapping[int, TypeForm]
     """The columns, by position, whose SQLAlchemy type converts in Python."""
+    query: Any
+    """What it was compiled from, to say where a value is used."""
 
 
 class Compiler:
@@ -80,9 +84,9 @@ class Compiler:
             processors = {**processors, **expanded.processors}
         sent = tuple(_sent(query, processors.get(name), values[name]) for name in places)
         columns = compiled._result_columns
-        labels = tuple(str(column.name) for column in columns)
-        check_labels(labels)
-        return Statement(sql, sent, labels, self._processed(columns))
+        labels = tuple(str(column.keyname) for column in columns)
+        check_labels([_own_label(column) for column in columns])
+        return Statement(sql, sent, labels, self._processed(columns), query)
 
     def _shape(self, query: Any) -> tuple[Any, Any]:
         key = query._generate_cache_key()
@@ -113,6 +117,13 @@ def check_labels(labels: Sequence[str]) -> None:
         )
 
 
+def _own_label(column: Any) -> str:
+    """The label that a column would have alone: SQLAlchemy renames the second `id` of a join to `id_1`."""
+    renamed = re.fullmatch(r"%\(\d+ (.+?)_?\)s", str(column.name))
+    named = any(isinstance(part, ColumnClause) for part in column.objects)
+    return renamed[1] if renamed and (named or len(column.objects) == 1) else str(column.keyname)
+
+
 def _check_value(query: Any, bind: BindParameter[Any], value: Any) -> None:
     for item in value if isinstance(value, list | tuple) else (value,):
         if reason := _misfit(bind.type, item):
@@ -122,10 +133,10 @@ def _check_value(query: Any, bind: BindParameter[Any], value: Any) -> None:
 def _misfit(kind: TypeEngine[Any], value: Any) -> str:
     """Why a value is none of that type; empty where it is one, or the database has to say."""
     if type(value) is int:
-        for integer, name, bits in _INTEGERS:
+        for integer, bits in _INTEGERS:
             if isinstance(kind, integer) and not -(2**bits) <= value < 2**bits:
-                return f"must be between {-(2**bits)} and {2**bits - 1} ({name})"
-    if type(value) is str and isinstance(kind, Enum) and not kind.enum_class and value not in kind.enums:
+                return f"must be between {-(2**bits)} and {2**bits - 1}"
+    if type(value) is str and isinstance(kind, Enum) and value not in kind.enums:
         return f"must be one of {', '.join(map(str, kind.enums))}"
     return ""
 
@@ -136,13 +147,14 @@ def _sent(query: Any, process: Callable[[Any], Any] | None, value: Any) -> Any:
     try:
         return process(value)
     except _UNFIT as error:
-        _refuse(query, value, f"cannot be sent: {error}")
+        _refuse(query, value, f"is not of that type: {error}")
 
 
-def _refuse(query: Any, value: Any, reason: str) -> Any:
+def _refuse(query: Any, value: Any, reason: str) -> NoReturn:
     column = next(_compared(query, value), None)
     where = f" for the column {column}" if column else ""
-    raise ValueOutOfRange(f"the value {value!r}{where} {reason}", value=value, reason=reason + where)
+    # The reason is for who has given the value, and does not show what it is compared with.
+    raise ValueOutOfRange(f"the value {value!r}{where} {reason}", value=value, reason=reason)
 
 
 def _compared(query: Any, value: Any) -> Iterator[str]:
@@ -171,7 +183,9 @@ class Prepared(NamedTuple):
 
     statement: Any
     labels: tuple[str, ...]
-    converted: tuple[tuple[int, Callable[[list[Any]], list[Any]]], ...]
+    conversions: tuple[tuple[int, Convert], ...]
+    cast: bool
+    """Whether PostgreSQL casts a column of it: then it would not notice that the column's type changed."""
 
 
 class Runner:
@@ -189,12 +203,18 @@ class Runner:
             await connection.reload_schema_state()
             return await self._rows(connection, statement)
 
+    async def columns(self, connection: asyncpg.Connection, statement: Statement) -> list[str]:
+        """The labels, from the server's own reading of the statement: it is prepared and not run."""
+        async with connection.transaction(readonly=True):
+            return list((await self._prepare(connection, statement)).labels)
+
     async def _rows(self, connection: asyncpg.Connection, statement: Statement) -> Rows:
         transaction = connection.transaction(readonly=True)
         await transaction.start()
         try:
             prepared = await self._prepare(connection, statement)
-            records = await prepared.statement.fetch(*statement.values)
+            with _refusals(statement):
+                records = await prepared.statement.fetch(*statement.values)
         except BaseException:
             # What went wrong is the answer, and not that a broken connection cannot be rolled back.
             with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
@@ -202,27 +222,52 @@ class Runner:
             raise
         # Rolled back, so that nothing that the query has set for its session stays.
         await transaction.rollback()
-        return list(prepared.labels), _read(records, prepared.converted)
+        return list(prepared.labels), _read(records, prepared.conversions)
 
     async def _prepare(self, connection: asyncpg.Connection, statement: Statement) -> Prepared:
         kept = self._prepared.setdefault(connection, OrderedDict())
-        if statement.sql not in kept:
-            kept[statement.sql] = await _prepare(connection, statement)
+        if (found := kept.get(statement.sql)) is not None:
+            return found
+        prepared = await _prepare(connection, statement)
+        if not prepared.cast:
+            kept[statement.sql] = prepared
             if len(kept) > _PREPARED_AT_MOST:
                 kept.popitem(last=False)
-        return kept[statement.sql]
+        return prepared
+
+
+@contextlib.contextmanager
+def _refusals(statement: Statement) -> Iterator[None]:
+    """Raise as ours what asyncpg refuses before the server has seen it."""
+    try:
+        yield
+    except asyncpg.UnsupportedClientFeatureError as error:
+        raise QueryFailed(f"a column cannot be read, cast it to text in the query: {error}") from error
+    except asyncpg.DataError as error:
+        place = re.search(r"query argument \$(\d+)", str(error))
+        if place is None:
+            raise
+        value = statement.values[int(place[1]) - 1]
+        _refuse(statement.query, value, f"is not of that type: {error.__cause__ or error}")
 
 
 async def _prepare(connection: asyncpg.Connection, statement: Statement) -> Prepared:
     prepared = await connection.prepare(statement.sql)
     columns = prepared.get_attributes()
-    labels = statement.labels or tuple(column.name for column in columns)
-    check_labels(labels)
+    if not columns:
+        # COMMIT and SET are such statements: they would end the transaction that is read-only.
+        raise QueryFailed("it has no columns: a query is one SELECT")
+    labels = statement.labels
+    if len(labels) != len(columns):
+        labels = tuple(column.name for column in columns)
+        check_labels(labels)
     forms = [statement.processed.get(place) or form_of(column.type) for place, column in enumerate(columns)]
-    if any(form.sql != "{}" for form in forms):
+    cast = any(form.sql != "{}" for form in forms)
+    if cast:
+        # The first preparation has locked the tables for this transaction: no type changes in between.
         prepared = await connection.prepare(_around(statement.sql, forms))
     conversions = tuple((place, form.convert) for place, form in enumerate(forms) if form.convert)
-    return Prepared(prepared, labels, conversions)
+    return Prepared(prepared, labels, conversions, cast)
 
 
 def _around(sql: str, forms: Sequence[TypeForm]) -> str:
@@ -233,9 +278,7 @@ def _around(sql: str, forms: Sequence[TypeForm]) -> str:
     return f"SELECT {read} FROM (\n{sql.rstrip().rstrip(';')}\n) AS q ({', '.join(names)})"  # noqa: S608 - built of positions
 
 
-def _read(
-    records: Sequence[Any], conversions: Sequence[tuple[int, Callable[[list[Any]], list[Any]]]]
-) -> list[list[Any]]:
+def _read(records: Sequence[Any], conversions: Sequence[tuple[int, Convert]]) -> list[list[Any]]:
     rows = [list(record) for record in records]
     for place, convert in conversions:
         for row, value in zip(rows, convert([row[place] for row in rows]), strict=True):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -14,6 +15,7 @@ from starlette.routing import Route
 
 from holdfast.links.adapter import Adapter
 from holdfast.links.link import Link
+from holdfast.reports import BrokenReport
 from holdfast.supervisor.metrics import CONTENT_TYPE, SupervisorMetrics
 
 
@@ -33,8 +35,9 @@ def application(
     links: Sequence[Link[Adapter]],
     report_states: Callable[[], Awaitable[list[dict[str, Any]]]],
     metrics: SupervisorMetrics,
+    broken: Callable[[], Sequence[BrokenReport]] = tuple,
 ) -> Starlette:
-    """The application: `/livez`, `/readyz`, `/metrics` and `/status`."""
+    """The application: `/livez`, `/readyz`, `/metrics` and `/status`; `broken` are the reports set aside."""
     started = time.time()
 
     async def livez(_: Request) -> Response:
@@ -57,6 +60,7 @@ def application(
                 "started_at": started,
                 "links": {link.name: link_status(link) for link in links},
                 "reports": await report_states(),
+                "broken": msgspec.to_builtins(broken()),
             }
         )
 

@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvicorn
@@ -49,8 +49,12 @@ from holdfast.supervisor.metrics import SupervisorMetrics
 from holdfast.supervisor.misses import Misses
 from holdfast.supervisor.operations import Operations
 from holdfast.supervisor.queries import Queries
+from holdfast.supervisor.reloading import Reloader
 from holdfast.supervisor.runs import Recorder, RunDocument, RunLog, StreamRecorder
 from holdfast.supervisor.warming import report_states
+
+if TYPE_CHECKING:
+    from beanie import Document
 
 DRAIN_SECONDS = 8.0
 
@@ -64,20 +68,20 @@ class Supervisor:
             needed.load()
         self.settings = SupervisorSettings.load()
         self.metrics = SupervisorMetrics()
-        registry = load_reports(ReportsSettings.load().modules)
+        modules = ReportsSettings.load().modules
+        registry = load_reports(modules)
         self._registry = registry
         self._make_links(registry)
         queries = Queries(registry, self.postgres, self.mongo, observe=self.metrics.queried)
-        self.recorder: RunLog[Any] = (
-            StreamRecorder(self.redis, self.metrics)
-            if self.mongo.unused
-            else Recorder(self.mongo, self.metrics)
-        )
+        self.recorder = self._make_recorder()
         self.backend = SupervisorBackend(self.redis, queries, self.recorder, clock=self.clock.now)
         self.catalogue = CataloguePublisher(registry, self.backend, self.redis)
         ttl = CacheSettings.load().ttl
         self.misses = Misses(self.backend, self.backend.mark_stale, default_ttl=ttl)
         self._report_states = functools.partial(report_states, registry, self.backend)
+        self.reloader = Reloader(
+            registry, modules, bind=self._bind, publish=self.catalogue.publish, misses=self.misses
+        )
         operations = Operations(
             registry=registry,
             queries=queries,
@@ -86,9 +90,15 @@ class Supervisor:
             misses=self.misses,
             catalogue=self.catalogue.entry,
             report_states=self._report_states,
+            reload=self.reloader.reload,
         )
         self.server = SocketServer(self.settings.path, Dispatcher(operations), self.metrics)
         self._log = structlog.get_logger("supervisor")
+
+    def _make_recorder(self) -> RunLog[Any]:
+        if self.mongo.unused:
+            return StreamRecorder(self.redis, self.metrics)
+        return Recorder(self.mongo, self.metrics)
 
     def _make_links(self, registry: Registry) -> None:
         note = self.metrics.linked
@@ -114,6 +124,9 @@ class Supervisor:
         self.redis = Link(redis, Backoff(base=1, cap=15), on_change=note)
         self.links = (self.postgres, self.mongo, self.redis)
 
+    async def _bind(self, documents: Sequence[type[Document]]) -> None:
+        await self.mongo.adapter.bind([*documents, RunDocument])
+
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT; then take no more calls, finish those that run, and close."""
         stop = asyncio.Event()
@@ -121,7 +134,9 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         listener = bind("SUPERVISOR_PORT", "127.0.0.1", self.settings.port)
-        admin = _Admin(application(self.links, self._report_states, self.metrics))
+        admin = _Admin(
+            application(self.links, self._report_states, self.metrics, lambda: self._registry.broken)
+        )
         await self.server.start()
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -131,6 +146,15 @@ class Supervisor:
             ]
             serving = group.create_task(admin.serve(sockets=[listener]), name="admin")
             reports = len(self._registry.reports)
+            for broken in self._registry.broken:
+                self._log.warning(
+                    "A report is set aside.",
+                    action="report_set_aside",
+                    report=broken.name,
+                    place=broken.place,
+                    text=broken.text,
+                    reason=broken.reason,
+                )
             self._log.info(
                 "The supervisor serves.",
                 action="supervisor_serving",
@@ -147,6 +171,7 @@ class Supervisor:
         self._log.info("The supervisor has stopped.", action="supervisor_stopped")
 
     async def _drain(self) -> None:
+        self.reloader.stop()
         async with asyncio.TaskGroup() as drains:
             drains.create_task(self.server.drain(DRAIN_SECONDS))
             drains.create_task(self.misses.drain(DRAIN_SECONDS))
