@@ -23,7 +23,19 @@ from bson import (
     Timestamp,
 )
 from pydantic import Field
-from sqlalchemy import Select, literal_column, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Integer,
+    MetaData,
+    Select,
+    SmallInteger,
+    Table,
+    Uuid,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects.postgresql import ENUM
 
 from holdfast.links.mongo_types import BSON_TYPES
 from holdfast.links.postgres_types import POSTGRES_TYPES
@@ -222,7 +234,7 @@ POSTGRES_SAMPLES: tuple[tuple[tuple[str, str], ...], ...] = (
         ("NULL::date", "null"),
     ),
 )
-"""For each row of POSTGRES_TYPES: expressions, and the JSON that is served. Extensions are not in the wheel."""
+"""For each row of POSTGRES_TYPES: expressions, and their JSON. The embedded server has no extensions."""
 EXPRESSIONS = [sample for samples in POSTGRES_SAMPLES for sample in samples]
 
 _ID = ObjectId("507f1f77bcf86cd799439011")
@@ -334,6 +346,85 @@ def same_expression(_: NumberParams, data: Data) -> list[Row]:
 def same_value(_: NumberParams, data: Data) -> list[Row]:
     """The rows as they came."""
     return data[value]
+
+
+bounds_table = Table(
+    "sample_bounds",
+    MetaData(),
+    Column("small", SmallInteger),
+    Column("middle", Integer),
+    Column("big", BigInteger),
+    Column("mood", ENUM("happy", "sad", name="sample_mood", create_type=False)),
+    Column("id", Uuid),
+)
+
+
+class BoundsParams(Params):
+    """Values for columns that hold less than a parameter may."""
+
+    small: int | None = None
+    middle: int | None = None
+    listed: int | None = None
+    doubled: int | None = None
+    added: int | None = None
+    limit: int | None = None
+    mood: str | None = None
+    id: str | None = None
+
+
+bounded = Report("bounded", params=BoundsParams)
+
+
+@bounded.postgres
+def rows_within(p: BoundsParams) -> Select[*tuple[Any, ...]]:
+    """The row of the table, by those of the parameters that are given."""
+    columns = bounds_table.c
+    query = select(columns.small, columns.big)
+    conditions = {
+        "small": lambda: columns.small == p.small,
+        "middle": lambda: columns.middle >= p.middle,
+        "listed": lambda: columns.small.in_([1, p.listed]),
+        "doubled": lambda: columns.small < (p.doubled or 0) * 2,
+        "added": lambda: columns.small + p.added > 0,
+        "mood": lambda: columns.mood == p.mood,
+        "id": lambda: columns.id == p.id,
+    }
+    for name, condition in conditions.items():
+        if getattr(p, name) is not None:
+            query = query.where(condition())
+    return query.limit(p.limit) if p.limit is not None else query
+
+
+grouped = Report("grouped", params=NumberParams)
+
+
+@grouped.mongo(SampleValue)
+def by_kind(p: NumberParams) -> list[dict[str, Any]]:
+    """How many values there are of each kind; by $project the kind gets a name of its own."""
+    group = {"$group": {"_id": "$kind", "n": {"$sum": 1}}}
+    rename = {"$project": {"_id": 0, "kind": "$_id", "n": 1}}
+    of_kinds = {"$match": {"kind": {"$exists": True}}}
+    return [of_kinds, group, {"$sort": {"_id": 1}}, *([rename] if p.n else [])]
+
+
+ages = Report("ages")
+
+
+@ages.mongo(SampleValue)
+def age(_: Params) -> list[dict[str, Any]]:
+    """The difference of two dates, a sum of long numbers, and a field that one of them lacks."""
+    return [
+        {"$match": {"kind": {"$exists": True}}},
+        {"$sort": {"n": 1}},
+        {
+            "$project": {
+                "_id": 0,
+                "age": {"$subtract": ["$to", "$from"]},
+                "sum": {"$add": ["$big", 1]},
+                "only": 1,
+            }
+        },
+    ]
 
 
 assert len(POSTGRES_SAMPLES) == len(POSTGRES_TYPES)
