@@ -103,7 +103,8 @@ DATES = [
 def test_a_date_is_what_postgres_writes_in_json(typed: Stack, expression: str) -> None:
     """A date or a time without a fraction is the ISO 8601 text of PostgreSQL's to_json, at every age."""
     n = [sample for sample, _ in EXPRESSIONS].index(expression)
-    written = f"SELECT to_json(({expression}))::text FROM set_config('TimeZone', 'UTC', false)"  # noqa: S608 - an expression of the samples
+    zone = "set_config('TimeZone', 'UTC', false)"
+    written = f"SELECT to_json(({expression}))::text FROM {zone}"  # noqa: S608 - a sample
     (row,) = json.loads(served(typed, "typed-postgres", n=n))
     assert row["value"] == json.loads(typed.servers.scalar(written))
 

@@ -37,8 +37,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ENUM
 
-from holdfast.links.mongo_types import BSON_TYPES
-from holdfast.links.postgres_types import POSTGRES_TYPES
 from holdfast.reports import Data, Params, Report, Row
 
 SCHEMA = """
@@ -425,7 +423,3 @@ def age(_: Params) -> list[dict[str, Any]]:
             }
         },
     ]
-
-
-assert len(POSTGRES_SAMPLES) == len(POSTGRES_TYPES)
-assert len(BSON_SAMPLES) == len(BSON_TYPES)
