@@ -72,7 +72,7 @@ class Gateway:
             max_bytes=settings.l1_max_bytes,
             miss_timeout=settings.miss_timeout / 1000,
             private=self._auth.required,
-            versions=self._catalogue,
+            version=self._catalogue.version,
             wall=clock.now,
         )
         self._catalogue.on_change(self._lookup.compare_versions)

@@ -7,7 +7,6 @@ supervisor is away, and keeps the last one it had.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from holdfast.reports.canonical import CATALOGUE_KEY, report_of
 from holdfast.reports.params import ParamReader
 from holdfast_gateway.l1.lookup import EntryReader
 
-EVERY = 5.0
+EVERY = 1.0
 EVERY_ALONE = 1.0
 EVERY_AT_FIRST = 0.1
 RENEW_AT_MOST_EVERY = 1.0
@@ -59,8 +58,8 @@ class CatalogueSnapshot:
 class Catalogue:
     """Keeps the catalogue current.
 
-    It asks every five seconds while the supervisor answers, every second while it does not, and ten times a
-    second until there is a first catalogue.
+    It asks every second, so that an author sees an edited report soon, and ten times a second until there is
+    a first catalogue.
     """
 
     def __init__(
@@ -76,7 +75,6 @@ class Catalogue:
         self._monotonic = monotonic
         self._renewed_at = -math.inf
         self._renewing = asyncio.Lock()
-        self._suspected = asyncio.Event()
         self._on_change: list[Callable[[], None]] = []
 
     def on_change(self, call: Callable[[], None]) -> None:
@@ -90,22 +88,11 @@ class Catalogue:
             if self.snapshot is None:
                 await asyncio.sleep(EVERY_AT_FIRST)
             else:
-                await self._pause(EVERY if self._supervisor.up else EVERY_ALONE)
-
-    async def _pause(self, seconds: float) -> None:
-        """Sleep for so long, or for RENEW_AT_MOST_EVERY where there may be a newer catalogue."""
-        await asyncio.sleep(RENEW_AT_MOST_EVERY)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._suspected.wait(), seconds - RENEW_AT_MOST_EVERY)
-        self._suspected.clear()
+                await asyncio.sleep(EVERY if self._supervisor.up else EVERY_ALONE)
 
     def version(self, key: str) -> str:
         """The version of the report of a cache key; empty where it is not known."""
         return "" if self.snapshot is None else self.snapshot.versions.get(report_of(key), "")
-
-    def suspect(self) -> None:
-        """Look soon for a newer catalogue: an entry of another version was seen."""
-        self._suspected.set()
 
     async def renew(self) -> None:
         """Look now, unless that was done within the last second: a report may have come a moment ago."""

@@ -144,7 +144,7 @@ def test_the_last_one_stays_while_there_is_no_other() -> None:
 
 
 def test_it_looks_often_until_there_is_one_and_then_less() -> None:
-    """Ten times a second at first, every five seconds beside a supervisor, and every second without one."""
+    """Ten times a second at first, and then every second, beside a supervisor and without one."""
 
     async def scenario(world: World) -> None:
         loop = asyncio.create_task(world.catalogue.run())
@@ -306,25 +306,6 @@ def test_a_catalogue_of_a_release_before_has_no_versions(document: bytes) -> Non
         world.supervisor.packed_catalogue = pack(entry)
         await world.catalogue.renew()
         assert world.catalogue.version("gwcache:/api/v1/analytics/a") == ""
-
-    play(scenario)
-
-
-def test_an_entry_of_another_version_makes_the_gateway_look_sooner() -> None:
-    """A changed report is in the catalogue within a second, however many entries of it are seen."""
-
-    async def scenario(world: World) -> None:
-        world.serve("a")
-        loop = asyncio.create_task(world.catalogue.run())
-        await asyncio.sleep(0.1)
-        world.serve("a", "b")
-        for _ in range(100):
-            world.catalogue.suspect()
-        await asyncio.sleep(RENEW_AT_MOST_EVERY)
-        assert world.names == {"a", "b"}
-        assert world.supervisor.calls == ["catalogue"] * 2
-        assert await during(world, EVERY - 2 * RENEW_AT_MOST_EVERY) == 0
-        loop.cancel()
 
     play(scenario)
 

@@ -109,6 +109,25 @@ def test_all_who_ask_for_a_key_share_one_computation() -> None:
     play(scenario)
 
 
+def test_a_report_that_was_loaded_again_is_computed_by_its_new_code() -> None:
+    """What the old code computes is not the answer for the new one, which follows it."""
+
+    async def scenario(world: World) -> None:
+        old = world.begin()
+        await world.settle()
+        changed = numbers_report()
+        changed.__dict__["version"] = "f" * 16
+        new = world.misses.begin(changed, REPORT.reader.parse({"n": 0}), "change")
+        world.go.set()
+        assert (await old).version == REPORT.version
+        assert (await new).version == changed.version
+        entry = await world.backend.entry(key_of(0))
+        assert isinstance(entry, Entry)
+        assert (entry.version, world.queries) == (changed.version, 2)
+
+    play(scenario)
+
+
 def test_a_result_that_came_in_meanwhile_is_not_computed_again() -> None:
     """A key whose entry is fresh by now is answered from the store."""
 

@@ -57,16 +57,6 @@ class LookupMeter(Protocol):
         """Stored bytes were no entry of their key."""
 
 
-class Versions(Protocol):
-    """Knows which version each report has (`catalogue.Catalogue`)."""
-
-    def version(self, key: str) -> str:
-        """The version of the report of that key; empty where it is not known."""
-
-    def suspect(self) -> None:
-        """Look soon for a newer catalogue: an entry of another version was seen."""
-
-
 @dataclass(frozen=True, slots=True)
 class ResultRequest:
     """One result: its key, and what to ask the supervisor for."""
@@ -93,6 +83,7 @@ class StillComputing(HoldfastError):
 class Lookup:
     """The three tiers. `miss_timeout` is in seconds; `private` marks results that need a token.
 
+    `version` gives the version of the report of a key, empty where it is not known (`catalogue.Catalogue`).
     `wall` is the clock that dates entries (`cache.clock.StoreClock`).
     """
 
@@ -105,7 +96,7 @@ class Lookup:
         max_bytes: int,
         miss_timeout: float,
         private: bool,
-        versions: Versions | None = None,
+        version: Callable[[str], str] = lambda _: "",
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -115,7 +106,7 @@ class Lookup:
         self._meter = meter
         self._miss_timeout = miss_timeout
         self._private = private
-        self._versions = versions
+        self._version = version
         self._monotonic = monotonic
         self._wall = wall
         self._reads: dict[str, asyncio.Task[None]] = {}
@@ -177,16 +168,6 @@ class Lookup:
                 item.compare(version, now)
                 item.distrust()
 
-    def _version(self, key: str) -> str:
-        return "" if self._versions is None else self._versions.version(key)
-
-    def _of_other_version(self, entry: Entry) -> bool:
-        """Whether the catalogue has another version of the report; if so, a newer catalogue is looked for."""
-        if self._versions is None or same_version(entry.version, self._versions.version(entry.key)):
-            return False
-        self._versions.suspect()
-        return True
-
     def distrust(self, key: str) -> None:
         """Have Redis asked at the next read of this key."""
         if item := self.memory.items.get(key):
@@ -224,7 +205,7 @@ class Lookup:
         """Keep what Redis has. Another deployment's result takes no place from one of the right version."""
         item = self.memory.items.get(entry.key)
         right = item is not None and same_version(item.representation.entry.version, item.version)
-        if self._of_other_version(entry) and right:
+        if right and not same_version(entry.version, self._version(entry.key)):
             self._trust(entry.key)
         else:
             self.keep(entry)
@@ -261,7 +242,6 @@ class Lookup:
         entry = await self._supervisor.adapter.compute(
             request.key, request.report, request.params, trigger, deadline=COMPUTE_SECONDS
         )
-        self._of_other_version(entry)
         # What was asked for later is newer than what was there, whatever their dates and tokens say.
         return self.put(entry) if self.memory.items.get(request.key) is before else self.keep(entry)
 

@@ -43,7 +43,8 @@ class Misses:
         self._backend = backend
         self._mark_stale = mark_stale
         self._default_ttl = default_ttl
-        self._running: dict[str, asyncio.Task[Entry]] = {}
+        self._running: dict[tuple[str, str], asyncio.Task[Entry]] = {}
+        """By key and version: a report that was loaded again does not wait for what its old code computes."""
         self._renewals: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(AT_ONCE)
 
@@ -62,17 +63,17 @@ class Misses:
 
     def begin(self, report: Report, params: Mapping[str, Scalar], trigger: Trigger) -> asyncio.Task[Entry]:
         """The task that computes this result: the one that runs, or a new one. Raises Overloaded."""
-        key = report.reader.key(params)
+        key = report.reader.key(params), report.version
         task = self._running.get(key)
         if task is None:
             if len(self._running) >= WAITING:
                 raise Overloaded(f"{WAITING} results are being computed already")
-            task = asyncio.create_task(self._bounded(report, params, trigger), name=f"compute {key}")
+            task = asyncio.create_task(self._bounded(report, params, trigger), name=f"compute {key[0]}")
             self._running[key] = task
             task.add_done_callback(lambda done: self._finished(key, done))
         return task
 
-    def _finished(self, key: str, task: asyncio.Task[Entry]) -> None:
+    def _finished(self, key: tuple[str, str], task: asyncio.Task[Entry]) -> None:
         del self._running[key]
         if not task.cancelled():
             # Retrieved here too, since all who asked may have gone.
