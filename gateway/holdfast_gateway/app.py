@@ -6,7 +6,7 @@ the first time is parsed, an item that is not trusted any more is looked up, err
 documents.
 
 Loops of each worker: the links to Redis and to the supervisor (a probe every second), and the catalogue
-(every five seconds).
+(every second).
 """
 
 from __future__ import annotations
