@@ -81,8 +81,9 @@ def warm(
                     "trigger": trigger,
                     "only_if_due": only_if_due,
                 }
-                # The schedule sends it again after a period: what waited for so long is not needed.
-                expires = definition.schedule or 3600
+                # The schedule sends it again after a period: what waited for so long is not needed. A person
+                # waits for what was asked for by hand.
+                expires = (definition.schedule if trigger == "schedule" else None) or 3600
                 refresh.apply_async(kwargs=arguments, producer=producer, expires=expires)
                 sent += 1
     log.info("asked for %d refreshes (task %s)", sent, self.request.id)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 
-def up() -> None:
+def up(
+    no_reload: Annotated[
+        bool, typer.Option("--no-reload", help="Leave the reports as they are when their files change.")
+    ] = False,
+) -> None:
     """Start everything on this machine, embedded servers included, and load the example."""
     from holdfast.up.main import run
 
-    raise typer.Exit(run())
+    raise typer.Exit(run(reload=not no_reload))

@@ -22,6 +22,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "flower": ("-m", "holdfast_workers.flower"),
     "gateway": ("-m", "holdfast_gateway"),
     "load": ("-m", "holdfast_flights.load"),
+    "check-reports": ("-m", "holdfast.supervisor.checking"),
+    "trial": ("-m", "holdfast.up.trial"),
     "warm": ("-m", "holdfast.cli", "warm"),
     "warm-task": ("-m", "holdfast_workers.warm"),
     "token": ("-m", "holdfast.cli", "token"),

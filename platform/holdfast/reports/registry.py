@@ -36,6 +36,10 @@ class Registry:
         # Read now: a file that is changed later is another version than the code that was loaded.
         self.versions = {name: report.version for name, report in self.reports.items()}
 
+    def take(self, other: Registry) -> None:
+        """Become that registry, in one step: whoever holds this one sees the other's reports from now on."""
+        self.reports, self.versions, self.broken = other.reports, other.versions, other.broken
+
     def __iter__(self) -> Iterator[Report]:
         return iter(self.reports.values())
 

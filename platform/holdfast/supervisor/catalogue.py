@@ -49,14 +49,22 @@ class CataloguePublisher:
         times = Times(now, now + TTL, now + TTL + MAX_STALE)
         return enclose(key=CATALOGUE_KEY, body=body, digest_of=body, rows=len(specs), times=times)
 
+    async def publish(self) -> None:
+        """Publish now.
+
+        Raises:
+            HoldfastError: Redis cannot be used.
+        """
+        await self._store.put(self.entry())
+        await self._claim()
+
     async def run(self) -> None:
         """Publish, until cancelled."""
         while True:
             await self._redis.wait_up()
             generation = self._redis.state.generation
             try:
-                await self._store.put(self.entry())
-                await self._claim()
+                await self.publish()
             except HoldfastError as error:
                 self._log.warning(
                     "The catalogue could not be published.",

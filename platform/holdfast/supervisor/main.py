@@ -145,22 +145,7 @@ class Supervisor:
                 group.create_task(self.catalogue.run(), name="catalogue"),
             ]
             serving = group.create_task(admin.serve(sockets=[listener]), name="admin")
-            reports = len(self._registry.reports)
-            for broken in self._registry.broken:
-                self._log.warning(
-                    "A report is set aside.",
-                    action="report_set_aside",
-                    report=broken.name,
-                    place=broken.place,
-                    text=broken.text,
-                    reason=broken.reason,
-                )
-            self._log.info(
-                "The supervisor serves.",
-                action="supervisor_serving",
-                port=self.settings.port,
-                reports=reports,
-            )
+            self._announce()
             await stop.wait()
             self._log.info("The supervisor stops.", action="supervisor_stopping")
             await self._drain()
@@ -169,6 +154,23 @@ class Supervisor:
             admin.should_exit = True
             await serving
         self._log.info("The supervisor has stopped.", action="supervisor_stopped")
+
+    def _announce(self) -> None:
+        for broken in self._registry.broken:
+            self._log.warning(
+                "A report is set aside.",
+                action="report_set_aside",
+                report=broken.name,
+                place=broken.place,
+                text=broken.text,
+                reason=broken.reason,
+            )
+        self._log.info(
+            "The supervisor serves.",
+            action="supervisor_serving",
+            port=self.settings.port,
+            reports=len(self._registry.reports),
+        )
 
     async def _drain(self) -> None:
         self.reloader.stop()

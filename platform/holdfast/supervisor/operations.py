@@ -8,6 +8,7 @@ not fit are refused.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Protocol
 
@@ -44,6 +45,9 @@ class RunRecords(Protocol):
     def add(self, run: Run) -> None:
         """Take a run."""
 
+    def after(self, number: int) -> tuple[int, list[Run]]:
+        """How many runs were taken, and those after the `number`-th."""
+
     async def latest(self, *, report: str | None, limit: int) -> list[dict[str, Any]]:
         """The newest runs first."""
 
@@ -61,6 +65,7 @@ class Operations:
         misses: Misses,
         catalogue: Callable[[], Entry],
         report_states: Callable[[], Awaitable[list[dict[str, Any]]]],
+        reload: Callable[[], Awaitable[dict[str, Any]]],
     ) -> None:
         self._registry = registry
         self._queries = queries
@@ -69,6 +74,8 @@ class Operations:
         self._misses = misses
         self._catalogue = catalogue
         self._report_states = report_states
+        self._reload = reload
+        self._leased: dict[str, float] = {}
 
     @operation
     async def ping(self) -> dict[str, float]:
@@ -104,16 +111,20 @@ class Operations:
     @operation
     async def acquire(self, key: CacheKey, seconds: LeaseSeconds) -> int:
         """Take the lease of a key: its fencing token."""
-        return await self._store.acquire(key, seconds)
+        token = await self._store.acquire(key, seconds)
+        self._leased[key] = time.monotonic() + seconds
+        return token
 
     @operation
     async def renew(self, key: CacheKey, token: int, seconds: LeaseSeconds) -> None:
         """Keep a lease for so many seconds from now."""
         await self._store.renew(key, token, seconds)
+        self._leased[key] = time.monotonic() + seconds
 
     @operation
     async def release(self, key: CacheKey, token: int) -> None:
         """Give a lease back."""
+        self._leased.pop(key, None)
         await self._store.release(key, token)
 
     @operation
@@ -143,6 +154,21 @@ class Operations:
     async def runs(self, report: str | None, limit: int) -> list[dict[str, Any]]:
         """The newest runs first; `limit` is brought into 1 to MAX_RUNS."""
         return await self._runs.latest(report=report, limit=max(1, min(limit, MAX_RUNS)))
+
+    @operation
+    async def progress(self, after: int) -> dict[str, Any]:
+        """What has run since the `after`-th run, how many have, and the keys that other processes compute."""
+        taken, runs = self._runs.after(after)
+        now = time.monotonic()
+        self._leased = {key: until for key, until in self._leased.items() if until > now}
+        fields = ("report", "key", "outcome", "error", "retryable")
+        ended = [{field: getattr(run, field) for field in fields} for run in runs]
+        return {"taken": taken, "runs": ended, "computing": list(self._leased)}
+
+    @operation
+    async def reload(self) -> dict[str, Any]:
+        """Load the reports again: which were added, changed or removed, and which are broken."""
+        return await self._reload()
 
     @operation
     async def report_states(self) -> list[dict[str, Any]]:

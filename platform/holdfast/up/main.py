@@ -39,8 +39,11 @@ _NOT_ASKED = ("worker", "beat", "flower")
 _KILLED = 130
 
 
-def run() -> int:
-    """Run until stopped; returns the exit status: 0 stopped, 1 could not start, 130 killed."""
+def run(*, reload: bool = True) -> int:
+    """Run until stopped; returns the exit status: 0 stopped, 1 could not start, 130 killed.
+
+    With `reload`, reports are loaded again whenever their files change.
+    """
     # A shell starts background jobs with SIGINT ignored; `kill -INT` must work before the loop runs too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -48,7 +51,7 @@ def run() -> int:
         with Instance(home) as instance:
             plan = make_plan(home)
             try:
-                return asyncio.run(_Up(plan, instance).run())
+                return asyncio.run(_Up(plan, instance, reload=reload).run())
             finally:
                 if plan.scratch is not None:
                     shutil.rmtree(plan.scratch, ignore_errors=True)
@@ -63,11 +66,14 @@ def run() -> int:
 
 
 class _Up:
-    def __init__(self, plan: Plan, instance: Instance) -> None:
+    def __init__(self, plan: Plan, instance: Instance, *, reload: bool) -> None:
         self._plan = plan
+        self._reloads = reload
         self._instance = instance
         # Without a terminal there is no width to keep to.
-        self._console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+        self._console = Console(
+            highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160
+        )
         self._children: dict[str, Child] = {}
         self._jobs: list[asyncio.Task[Any]] = []
         self._stop = asyncio.Event()
@@ -122,6 +128,7 @@ class _Up:
             await self._load()
         warm = self._job(self._warm())
         await self._show(await self._try())
+        self._job(self._watch_reports())
         await warm
 
     async def _start_again(self, group: asyncio.TaskGroup) -> None:
@@ -132,6 +139,7 @@ class _Up:
         self._start(group, _NOT_ASKED)
         await ready
         await self._show(await tried)
+        self._job(self._watch_reports())
         await screen.listens(self._plan.flower.port, within=15)
         if self._plan.loads_example:
             await self._load(log=(self._plan.home, "load"))
@@ -208,6 +216,19 @@ class _Up:
         code = await _job(argv, env, log=(self._plan.home, "warm"))
         if code != 0:
             self._console.print(f"holdfast: the warm-up failed (exit {code}); see logs/warm.log")
+
+    async def _watch_reports(self) -> None:
+        from holdfast.up.reload import Reload
+
+        plan = self._plan
+        reload = Reload(
+            plan.home,
+            plan.reports,
+            plan.env_for("trial", os.environ),
+            socket=Path(plan.published["SUPERVISOR_SOCKET"]),
+            say=lambda line: self._console.print(f"holdfast: {line}", soft_wrap=True),
+        )
+        await (reload.run() if self._reloads else reload.say_broken())
 
     async def _try(self) -> dict[str, list[screen.Answer]]:
         plan = self._plan

@@ -53,6 +53,7 @@ _ROLES: dict[str, tuple[str, ...]] = {
     "flower": (*_BROKER, "FLOWER_"),
     "load": _DATABASES,
     "warm": _BROKER,
+    "trial": (),
 }
 
 

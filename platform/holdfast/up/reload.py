@@ -1,0 +1,241 @@
+"""Report files that change while `holdfast up` runs: tried, loaded again, and said in the terminal.
+
+Watch → trial → supervisor → workers. A file that hangs or ends its process fails in the trial and goes no
+further. The supervisor loads the reports again in place and computes their warm variants; workers and beat do
+so when they see that the mark in `run/` is another one. No process is restarted, so no request is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import watchfiles
+
+from holdfast.errors import HoldfastError
+from holdfast.processes.files import log_path, open_log, write_atomic
+from holdfast.processes.programs import command
+from holdfast.processes.spawn import die_with_parent
+from holdfast.reports.reloading import MARK, watched_folders
+from holdfast.rpc.client import Client, ReloadedReports, SetAside
+from holdfast.up.trial import SECONDS, place_of_end
+
+RETRY_SECONDS = 0.5
+_BEGINS = 0.1
+SETTLE_MS = 60
+"""For how long files have to be left alone: an editor writes a file in several steps."""
+_COUNTED = {".py", ".sql"}
+
+
+class _ReportFiles(watchfiles.DefaultFilter):
+    """Python and SQL, and folders, which have no suffix."""
+
+    def __call__(self, change: watchfiles.Change, path: str) -> bool:
+        suffix = Path(path).suffix
+        return (suffix in _COUNTED or not suffix) and super().__call__(change, path)
+
+
+class Trial:
+    """The process that meets an edit first: one is always waiting, with everything but the reports loaded."""
+
+    def __init__(self, home: Path, env: Mapping[str, str]) -> None:
+        self._home = home
+        self._env = dict(env)
+        self._next: asyncio.subprocess.Process | None = None
+
+    async def prepare(self) -> None:
+        """Start the next one, unless it waits already."""
+        if self._next is not None and self._next.returncode is None:
+            return
+        with open_log(self._home, "trial") as log:
+            self._next = await asyncio.create_subprocess_exec(
+                *die_with_parent(signal.SIGKILL),
+                *command("trial"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=self._env,
+                start_new_session=True,
+            )
+
+    async def run(self) -> str | tuple[SetAside, ...]:
+        """Load the reports: those that are broken, or why the process did not come to its end."""
+        await self.prepare()
+        process, self._next = self._next, None
+        assert process is not None  # noqa: S101 - `prepare` has set it
+        log = log_path(self._home, "trial")
+        begins = log.stat().st_size
+        output, late = b"", False
+        try:
+            output, _ = await asyncio.wait_for(process.communicate(b"load\n"), SECONDS + 2)
+        except TimeoutError:
+            late = True
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode == 0 and output:
+            broken = msgspec.json.decode(output.splitlines()[-1], type=list[dict[str, str | int]])
+            return tuple(msgspec.convert({**each, "kept": False}, SetAside) for each in broken)
+        said = log.read_bytes()[begins:].decode(errors="replace")
+        late = late or "Timeout (" in said
+        what = f"is not loaded within {SECONDS:g} s" if late else "ends the process that loads it"
+        return f"a module {what}\n  {place_of_end(said) or f'log: {log}'}"
+
+    async def close(self) -> None:
+        """End the one that waits."""
+        if self._next is not None and self._next.returncode is None:
+            self._next.kill()
+            await self._next.wait()
+
+
+class Reload:
+    """Keeps the running processes at what the report files say, until cancelled.
+
+    Args:
+        home: HOLDFAST_HOME.
+        modules: what the setting REPORTS says.
+        env: the environment of a trial.
+        socket: the supervisor's.
+        say: prints a line in the terminal.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        modules: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        socket: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self._mark = home / "run" / MARK
+        self._modules = modules
+        self._trial = Trial(home, env)
+        self._client = Client(socket)
+        self._say = say
+        self._said: list[str] = []
+        self._begun = False
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Watch the files; what is broken at the start is said too."""
+        watching = asyncio.create_task(self._watch())
+        try:
+            while not watching.done():
+                await _either(watching, self._changed.wait())
+                self._changed.clear()
+                await self._reload()
+            watching.result()
+        except (OSError, RuntimeError) as error:
+            self._say(f"report files are not watched: {error}; start `holdfast up` again after an edit")
+        finally:
+            watching.cancel()
+            await self._trial.close()
+            await self._client.aclose()
+            self._mark.unlink(missing_ok=True)
+
+    async def _watch(self) -> None:
+        while True:
+            folders = watched_folders(self._modules)
+            moved = asyncio.Event()
+            kinds = [
+                (below, [f for f, is_below in folders.items() if is_below is below])
+                for below in (True, False)
+            ]
+            async with asyncio.TaskGroup() as group:
+                for below, paths in kinds:
+                    if paths:
+                        group.create_task(self._note(paths, below, folders, moved))
+                # What changed before the watch began, or between two.
+                await asyncio.sleep(_BEGINS)
+                self._changed.set()
+                await moved.wait()
+
+    async def _note(
+        self, paths: Sequence[Path], below: bool, folders: Mapping[Path, bool], moved: asyncio.Event
+    ) -> None:
+        """Note each change, until the folders are others."""
+        async for _ in watchfiles.awatch(
+            *paths, watch_filter=_ReportFiles(), recursive=below, step=SETTLE_MS, stop_event=moved
+        ):
+            self._changed.set()
+            if watched_folders(self._modules) != folders:
+                moved.set()
+
+    async def say_broken(self) -> None:
+        """Say what is broken now, without watching anything."""
+        try:
+            tried = await self._trial.run()
+            if not isinstance(tried, str):
+                self._show_broken([_broken_line(each) for each in tried])
+        finally:
+            await self._trial.close()
+            await self._client.aclose()
+
+    async def _reload(self) -> None:
+        tried = await self._tried()
+        if isinstance(tried, str):
+            self._show_broken([f"the reports stay as they were: {tried}"])
+        elif tried is not None:
+            loaded = await self._loaded()
+            if self._begun or loaded.added or loaded.changed or loaded.removed:
+                write_atomic(self._mark, secrets.token_hex(8), durable=False)
+            self._begun = True
+            self._show(loaded)
+        await self._trial.prepare()
+
+    async def _tried(self) -> str | tuple[SetAside, ...] | None:
+        """The outcome of a trial; None where the files have changed again before it came to its end."""
+        trial = asyncio.create_task(self._trial.run())
+        try:
+            await _either(trial, self._changed.wait())
+            return trial.result() if trial.done() else None
+        finally:
+            trial.cancel()
+            await asyncio.wait([trial])
+
+    async def _loaded(self) -> ReloadedReports:
+        while True:
+            try:
+                return await self._client.reload()
+            except HoldfastError:
+                # The supervisor starts, or starts again.
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _show(self, loaded: ReloadedReports) -> None:
+        for what, names in (
+            ("is new and live", loaded.added),
+            ("has changed and is live", loaded.changed),
+            ("is removed", loaded.removed),
+        ):
+            for name in names:
+                self._say(f"report {name} {what}")
+        self._show_broken([_broken_line(each) for each in loaded.broken])
+
+    def _show_broken(self, lines: list[str]) -> None:
+        for line in lines:
+            if line not in self._said:
+                self._say(line)
+        self._said = lines
+
+
+def _broken_line(each: SetAside) -> str:
+    kept = "; its last good version is served" if each.kept else ""
+    place = f"{each.file}:{each.line}" if each.file else each.module
+    text = f": {each.text}" if each.text else ""
+    return f"report {each.name} is set aside{kept}: {each.reason}\n  {place}{text}"
+
+
+async def _either(task: asyncio.Task[Any], event: Coroutine[None, None, object]) -> None:
+    """Wait until the task is done or the event is there."""
+    waiting = asyncio.ensure_future(event)
+    try:
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
