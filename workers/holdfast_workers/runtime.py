@@ -7,6 +7,7 @@ connection. In the pools `prefork` and `solo` there is one such thread in a proc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -27,6 +28,8 @@ T = TypeVar("T")
 TASK_SECONDS = 125.0
 """The longest that a task may run: a little above Celery's own limit, which only the pool prefork keeps."""
 _OF_THREAD = threading.local()
+_MADE: list[TaskRuntime] = []
+"""Those of every thread: a pool's threads are not told of the end, so the process closes them."""
 
 
 class TaskRuntime:
@@ -74,6 +77,7 @@ def runtime() -> TaskRuntime:
     made: TaskRuntime | None = getattr(_OF_THREAD, "runtime", None)
     if made is None:
         made = _OF_THREAD.runtime = TaskRuntime()
+        _MADE.append(made)
     return made
 
 
@@ -100,6 +104,7 @@ def _check_pool(worker: Any) -> None:
 @worker_process_shutdown.connect
 @worker_shutdown.connect
 def _close(**_: Any) -> None:
-    if hasattr(_OF_THREAD, "runtime"):
-        runtime().close()
-        del _OF_THREAD.runtime
+    while _MADE:
+        # A thread that still runs a task has its loop to itself: it ends with the process.
+        with contextlib.suppress(RuntimeError):
+            _MADE.pop().close()
