@@ -15,6 +15,7 @@ from holdfast.cli import programs
 from holdfast.cli.check import check
 from holdfast.cli.extras import check_extras
 from holdfast.cli.query import query
+from holdfast.cli.reports import reports
 from holdfast.cli.runs import runs
 from holdfast.cli.status import status
 from holdfast.cli.token import token
@@ -44,6 +45,7 @@ app.command()(warm)
 app.command()(status)
 app.command()(check)
 app.command()(query)
+app.command()(reports)
 app.command()(runs)
 app.command()(token)
 

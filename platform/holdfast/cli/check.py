@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdfast.cli import tables
 from holdfast.cli.client import call_async
-from holdfast.errors import HoldfastError, SettingsError
+from holdfast.cli.findings import check_reports
+from holdfast.errors import HoldfastError, ReportError, SettingsError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,18 +27,53 @@ _OK, _UNSET, _WRONG, _FAILED, _NOTE = "ok", "unset", "wrong", "failed", "note"
 _STYLES = {_OK: "green", _UNSET: "yellow", _WRONG: "red", _FAILED: "red", _NOTE: "yellow"}
 
 
-def check() -> None:
-    """Read every setting, try every connection, and explain what is wrong."""
-    console = tables.console()
-    wrong = list(wrong_settings())
-    for line in wrong:
-        _line(console, _WRONG, line)
-    if wrong:
-        raise typer.Exit(1)
-    _line(console, _OK, "settings: every variable is of its type")
+def check(
+    run: Annotated[bool, typer.Option("--run", help="Compute every report once, storing nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Read every setting, try every connection, look for what the reports read, and explain what is wrong."""
+    shown = _Shown(None if as_json else tables.console())
+    _check_all(shown, run=run)
+    if as_json:
+        print(json.dumps({"ok": shown.well, "lines": shown.lines, "reports": shown.reports}))
+    raise typer.Exit(0 if shown.well else 1)
+
+
+def _check_all(shown: _Shown, *, run: bool) -> None:
+    if wrong := list(wrong_settings()):
+        for line in wrong:
+            shown.line(_WRONG, line)
+        return
+    shown.line(_OK, "settings: every variable is of its type")
     for line in notes():
-        _line(console, _NOTE, line)
-    raise typer.Exit(0 if try_all(PROBES, console) else 1)
+        shown.line(_NOTE, line)
+    for name, probe in PROBES.items():
+        shown.line(*_try(name, probe))
+    if run or _any_database():
+        check_reports(shown, run=run)
+
+
+class _Shown:
+    """What is printed, or collected for one document where there is no console."""
+
+    def __init__(self, console: Console | None) -> None:
+        self.console = console
+        self.well = True
+        self.lines: list[dict[str, str]] = []
+        self.reports: list[dict[str, Any]] = []
+
+    def line(self, mark: str, text: str) -> None:
+        """One line, which may go on below; what is neither right nor a note lets the check fail."""
+        self.well = self.well and mark in (_OK, _NOTE)
+        self.lines.append({"state": mark, "text": text})
+        if self.console is not None:
+            _line(self.console, mark, text)
+
+
+def _any_database() -> bool:
+    from holdfast.settings import MongoSettings, PostgresSettings
+
+    return PostgresSettings.load().configured or MongoSettings.load().configured
 
 
 def notes() -> list[str]:
@@ -77,7 +114,7 @@ def _try(name: str, probe: Probe) -> tuple[str, str]:
     except SettingsError as error:
         return _UNSET, f"{name}: {error}"
     except HoldfastError as error:
-        return _FAILED, f"{name}: {error}"
+        return _FAILED, f"{name}: {error.full}"
     except TimeoutError:
         return _FAILED, f"{name}: no answer in {PROBE_SECONDS:g} s"
 
@@ -87,7 +124,11 @@ async def _reports() -> str:
     from holdfast.settings import ReportsSettings
 
     registry = load_reports(ReportsSettings.load().modules)
-    return f"{len(registry.reports)}: {', '.join(sorted(registry.reports))}"
+    loaded = f"{len(registry.reports)}: {', '.join(sorted(registry.reports)) or 'none'}"
+    if registry.broken:
+        lines = [line for broken in registry.broken for line in str(broken).splitlines()]
+        raise ReportError(f"{loaded}; {len(registry.broken)} set aside", lines=lines)
+    return loaded
 
 
 async def _postgres() -> str:

@@ -44,8 +44,9 @@ def show(as_json: bool) -> int:
         "processes": processes,
         "links": (supervisor or {}).get("links", {}),
         "reports": (supervisor or {}).get("reports", []),
-        "broken": (supervisor or {}).get("broken", []),
     }
+    if broken := (supervisor or {}).get("broken"):
+        content["broken"] = broken
     if as_json:
         print(json.dumps(content, indent=2))
     else:
@@ -116,7 +117,7 @@ def _show(console: Console, home: Path, port: int, content: Mapping[str, Any], a
     console.print(_links_table(content["links"]))
     console.print()
     console.print(_reports_table(content["reports"]))
-    if content["broken"]:
+    if content.get("broken"):
         console.print()
         console.print(_broken_table(content["broken"]))
 

@@ -142,7 +142,7 @@ class PostgresAdapter:
             return await self._runner.rows(raw.driver_connection, statement)
 
     async def columns(self, query: SelectBase | TextClause) -> list[str]:
-        """The names of a query's columns, as the database says without running it. Raises as `select` does."""
+        """The names of a query's columns, by the database, without running it. Raises as `select` does."""
         async with self.connection() as connection:
             statement = self._compiler.statement(query)
             raw = await connection.get_raw_connection()
