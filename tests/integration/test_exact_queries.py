@@ -53,7 +53,7 @@ class Mood(enum.Enum):
     SAD = 2
 
 
-class Cents(TypeDecorator[int]):
+class Cents(TypeDecorator[Any]):
     """A price that is kept in cents."""
 
     impl = Integer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import struct
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from pydantic import Field
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Integer,
     MetaData,
     Select,
@@ -378,7 +380,7 @@ def rows_within(p: BoundsParams) -> Select[*tuple[Any, ...]]:
     """The row of the table, by those of the parameters that are given."""
     columns = bounds_table.c
     query = select(columns.small, columns.big)
-    conditions = {
+    conditions: dict[str, Callable[[], ColumnElement[bool]]] = {
         "small": lambda: columns.small == p.small,
         "middle": lambda: columns.middle >= p.middle,
         "listed": lambda: columns.small.in_([1, p.listed]),

@@ -9,12 +9,12 @@ import json
 import os
 import subprocess
 import sys
-from collections import OrderedDict, defaultdict, namedtuple
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -60,7 +60,7 @@ def written(value: Any) -> str:
         ROWS,
         tuple(ROWS),
         iter(ROWS),
-        (row for row in ROWS),
+        (dict(row) for row in ROWS),
         [OrderedDict(row) for row in ROWS],
         [MappingProxyType(row) for row in ROWS],
         {1: ROWS[0], 2: ROWS[1]}.values(),
@@ -73,6 +73,13 @@ def test_an_iterable_of_mappings_is_rows(returned: Any) -> None:
     """A function may return its rows in any iterable, as any mapping with text keys."""
     report, source = report_returning(lambda: returned)
     assert compute(report, {source: []}) == ROWS
+
+
+class Pair(NamedTuple):
+    """A tuple with names."""
+
+    a: int
+    b: Any
 
 
 class Shade(enum.Enum):
@@ -94,11 +101,11 @@ class Shade(enum.Enum):
         (np.array([1, 2]), "report r: its function returned ndarray"),
         ([1, 2], "report r: row 1 is int 1; a row is a mapping"),
         ([{"n": 1}, 2], "report r: row 2 is int 2"),
-        (((n, n) for n in range(3)), "report r: row 1 is tuple (0, 0)"),
+        (iter([(0, 0), (1, 1)]), "report r: row 1 is tuple (0, 0)"),
         ([["n", 1]], "report r: row 1 is list"),
         ([{"n": 1}, None], "report r: row 2 is NoneType"),
         (["text"], "report r: row 1 is str 'text'"),
-        (namedtuple("Pair", "a b")(1, 2), "report r: row 1 is int 1"),
+        (Pair(1, 2), "report r: row 1 is int 1"),
         ([{"n": 1}, {2: 1}], "report r: row 2: the key 2 is int; keys are text"),
         ([{None: 1}], "report r: row 1: the key None is NoneType"),
         ([{("a", "b"): 1}], "report r: row 1: the key ('a', 'b') is tuple"),
@@ -117,6 +124,10 @@ def test_what_is_no_rows_is_refused_by_its_place(returned: Any, says: str) -> No
     assert not refused.value.retryable
 
 
+CIRCLE: dict[str, Any] = {"a": [1]}
+CIRCLE["a"].append(CIRCLE)
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [
@@ -127,11 +138,14 @@ def test_what_is_no_rows_is_refused_by_its_place(returned: Any, says: str) -> No
         ({"a": object()}, "row 1, ['a']: a value of type object cannot be served as JSON"),
         ({"a": [1, Fraction(1, 3)]}, "row 1, ['a'][1]: a value of type Fraction"),
         ({"a": 1j}, "row 1, ['a']: a value of type complex"),
-        ({"a": (n for n in ())}, "row 1, ['a']: a value of type generator"),
+        ({"a": iter([1])}, "row 1, ['a']: a value of type list_iterator"),
         ({"a": pd.Series([1])}, "row 1, ['a']: a value of type pandas"),
         ({"a": np.complex128(1)}, "row 1, ['a']: a value of type"),
         ({"a": pd.Period("2013-01")}, "row 1, ['a']: a value of type pandas"),
         ({"a": pd.Timedelta(1, "ns")}, "row 1, ['a']: a duration has nanoseconds: round it"),
+        ({"a": "\ud800"}, "the text '\\ud800' is not Unicode"),
+        ({"a": 10**5000}, "a number cannot be written"),
+        (CIRCLE, "a value is nested too deeply, or holds itself"),
         ({"a": len}, "row 1, ['a']: a value of type builtin_function_or_method"),
     ],
 )
@@ -222,7 +236,7 @@ IDENTITY = UUID("0e37df36-f698-11e6-8dd4-cb9ced3df976")
         (b"\x0a\xff", '"Cv8="'),
         (Place("a", Decimal("1.10")), '{"name":"a","share":1.10}'),
         ((1, Decimal("2.0")), "[1,2.0]"),
-        (namedtuple("Pair", "a b")(1, np.int64(2)), "[1,2]"),
+        (Pair(1, np.int64(2)), "[1,2]"),
         ({"a": [np.int64(1), {"b": Decimal("1.0")}]}, '{"a":[1,{"b":1.0}]}'),
         (defaultdict(int, a=1), '{"a":1}'),
         ({3, 1, 2}, "[1,2,3]"),

@@ -147,14 +147,26 @@ def _sent(query: Any, process: Callable[[Any], Any] | None, value: Any) -> Any:
     try:
         return process(value)
     except _UNFIT as error:
-        _refuse(query, value, f"is not of that type: {error}")
+        _refuse_type(query, value, error)
+
+
+def _refuse_type(query: Any, value: Any, error: BaseException) -> NoReturn:
+    reason = f"is not of that type: {error}"
+    if isinstance(error, TypeError | AttributeError):
+        # The query sends text where a number belongs, say: no other value of the parameter would do.
+        raise QueryFailed(f"the value {value!r}{_place(query, value)} {reason}")
+    _refuse(query, value, reason)
+
+
+def _place(query: Any, value: Any) -> str:
+    column = next(_compared(query, value), None)
+    return f" for the column {column}" if column else ""
 
 
 def _refuse(query: Any, value: Any, reason: str) -> NoReturn:
-    column = next(_compared(query, value), None)
-    where = f" for the column {column}" if column else ""
     # The reason is for who has given the value, and does not show what it is compared with.
-    raise ValueOutOfRange(f"the value {value!r}{where} {reason}", value=value, reason=reason)
+    message = f"the value {value!r}{_place(query, value)} {reason}"
+    raise ValueOutOfRange(message, value=value, reason=reason)
 
 
 def _compared(query: Any, value: Any) -> Iterator[str]:
@@ -248,7 +260,7 @@ def _refusals(statement: Statement) -> Iterator[None]:
         if place is None:
             raise
         value = statement.values[int(place[1]) - 1]
-        _refuse(statement.query, value, f"is not of that type: {error.__cause__ or error}")
+        _refuse_type(statement.query, value, error.__cause__ or error)
 
 
 async def _prepare(connection: asyncpg.Connection, statement: Statement) -> Prepared:

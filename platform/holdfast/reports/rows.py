@@ -90,6 +90,18 @@ def encode_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[bytes, bytes]:
     Raises:
         ValueNotServable: a value has no JSON form; the message says where it is.
     """
+    try:
+        return _encoded(rows)
+    except RecursionError:
+        raise ValueNotServable("a value is nested too deeply, or holds itself") from None
+    except UnicodeEncodeError as error:
+        text = str(error.object)[:40]
+        raise ValueNotServable(f"the text {text!r} is not Unicode: {error.reason}") from None
+    except ValueError as error:
+        raise ValueNotServable(f"a number cannot be written: {error}") from None
+
+
+def _encoded(rows: Sequence[Mapping[str, Any]]) -> tuple[bytes, bytes]:
     kinds = set(map(type, itertools.chain.from_iterable(row.values() for row in rows)))
     if not kinds <= PLAIN:
         rows = [
