@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -11,87 +10,175 @@ import pytest
 from typer.testing import CliRunner
 
 from holdfast.cli.app import app
-from holdfast.cli.warm import QUIET_SECONDS, follow, warm_variants
+from holdfast.cli.warm import POLL_SECONDS, QUIET_SECONDS, Warming, follow
 from holdfast.errors import UnknownReport
-from holdfast.rpc.client import Client
+from holdfast.reports import Params, Report
+from holdfast.rpc.client import Client, EndedRun, Progress
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
+RunLeaping = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-class Counts:
-    """Answers one count after the other; the last one forever."""
+class UptoParams(Params):
+    """One number."""
 
-    def __init__(self, *counts: int) -> None:
-        self._left: Iterator[int] = iter(counts)
-        self._last = 0
+    upto: int = 0
+
+
+def report(name: str = "numbers", variants: int = 3) -> Report:
+    """A report with so many warm variants."""
+    return Report(name, params=UptoParams, warm=[{"upto": n} for n in range(1, variants + 1)])
+
+
+NUMBERS = report()
+KEYS = [NUMBERS.reader.key(params) for params in NUMBERS.warm]
+
+
+def ended(key: str, outcome: str = "changed", error: str | None = None, *, again: bool = False) -> EndedRun:
+    """A run of that key."""
+    return EndedRun(report="numbers", key=key, outcome=outcome, error=error, retryable=again)
+
+
+class Steps(Client):
+    """A client whose supervisor shows one step after the other: the runs that ended, what is computed."""
+
+    def __init__(self, *steps: list[EndedRun], computing: list[str] | None = None) -> None:
+        super().__init__(Path("unused"))
+        self._steps = list(steps)
+        self._taken = 0
+        self._computing = computing or []
+        self.states: list[dict[str, Any]] = []
         self.asked = 0
 
-    async def __call__(self) -> int:
-        """The next count."""
+    async def progress(self, after: int) -> Progress:
+        """The next step."""
         self.asked += 1
-        self._last = next(self._left, self._last)
-        return self._last
-
-
-def test_it_ends_when_all_are_warm(run_leaping: Run) -> None:
-    """It shows each new count, and ends at the total without asking again."""
-    counts, shown = Counts(0, 0, 2, 5), list[int]()
-    assert run_leaping(follow(counts, 5, shown.append)) == 5
-    assert shown == [0, 2, 5]
-    assert counts.asked == 4
-
-
-def test_it_gives_up_when_nothing_moves(run_leaping: Run) -> None:
-    """It ends with what is warm once no variant has come for the quiet time."""
-    counts = Counts(1, 3)
-    assert run_leaping(follow(counts, 5, lambda _: None)) == 3
-    assert QUIET_SECONDS < counts.asked / 2 < QUIET_SECONDS + 3
-
-
-def test_a_variant_that_comes_late_gives_it_more_time(run_leaping: Run) -> None:
-    """Whatever comes within the quiet time starts this time again."""
-    slow = [n for n in range(4) for _ in range(int(QUIET_SECONDS))]
-    assert run_leaping(follow(Counts(*slow, 4), 4, lambda _: None)) == 4
-
-
-def test_nothing_to_warm_is_done_at_once(run_leaping: Run) -> None:
-    """With no variant to wait for, nothing is asked."""
-    counts = Counts()
-    run_leaping(follow(counts, 0, lambda _: None))
-    assert counts.asked <= 1
-
-
-class States(Client):
-    """A client whose supervisor shows these states."""
-
-    def __init__(self, *states: dict[str, Any]) -> None:
-        super().__init__(Path("unused"))
-        self._states = states
+        runs = self._steps.pop(0) if self._steps else []
+        self._taken += len(runs)
+        return Progress(self._taken, runs, self._computing)
 
     async def report_states(self) -> list[dict[str, Any]]:
-        """Those states."""
-        return [{"params": {}, "state": "fresh", "age_s": 1.0, **state} for state in self._states]
+        """The states that it was given."""
+        return [{"params": {}, "state": "fresh", "age_s": 100.0, **state} for state in self.states]
+
+
+def test_it_ends_when_all_are_warm(run_leaping: RunLeaping) -> None:
+    """It shows each new count, and ends with the last variant without asking again."""
+    client, warming, shown = Steps([], [ended(KEYS[0])], [*map(ended, KEYS[1:])]), one(), list[int]()
+    assert run_leaping(follow(warming, client, 0, shown.append))
+    assert shown == [0, 1, 3]
+    assert client.asked == 3
+
+
+def one(*, missing: bool = False) -> Warming:
+    """The report with three variants."""
+    return Warming([NUMBERS], missing=missing)
+
+
+def test_what_is_warm_counts_however_long_the_others_take(run_leaping: RunLeaping) -> None:
+    """Each variant counts once it was computed, whether or not it is still fresh when the last one comes."""
+    late: list[list[EndedRun]] = [[] for _ in range(int(QUIET_SECONDS / POLL_SECONDS) - 2)]
+    client, warming = Steps([ended(KEYS[0])], *late, [ended(KEYS[1])], *late, [ended(KEYS[2])]), one()
+    assert run_leaping(follow(warming, client, 0, lambda _: None))
+    assert warming.warm == set(KEYS)
+
+
+def test_a_failure_ends_it_at_once_with_its_reason(run_leaping: RunLeaping) -> None:
+    """When every variant has failed for good there is nothing to wait for, and each reason is kept."""
+    failures = [ended(key, "failed", f"no table {n}") for n, key in enumerate(KEYS)]
+    client, warming = Steps(failures), one()
+    assert run_leaping(follow(warming, client, 0, lambda _: None))
+    assert client.asked == 1
+    assert warming.failed == {key: f"no table {n}" for n, key in enumerate(KEYS)}
 
 
 @pytest.mark.parametrize(
-    ("state", "counted"),
+    ("runs", "warm", "failed", "waiting"),
     [
-        ({"report": "numbers"}, True),
-        ({"report": "other"}, False),
-        ({"report": "numbers", "state": "stale"}, False),
-        ({"report": "numbers", "state": "missing", "age_s": None}, False),
-        ({"report": "numbers", "age_s": 100.0}, False),
+        ([ended(KEYS[0], "unchanged")], 1, 0, 2),
+        ([ended(KEYS[0], "unstored")], 0, 0, 3),
+        ([ended(KEYS[0], "failed", "away", again=True)], 0, 0, 3),
+        ([ended(KEYS[0], "failed", "away", again=True), ended(KEYS[0])], 1, 0, 2),
+        ([ended(KEYS[0], "failed", "no"), ended(KEYS[0])], 1, 0, 2),
+        ([ended(KEYS[0]), ended(KEYS[0], "failed", "no")], 1, 0, 2),
+        ([ended("", "failed", "there is no report")], 0, 3, 0),
+        ([ended("gwcache:/of/another")], 0, 0, 3),
     ],
-    ids=["fresh", "another report", "stale", "missing", "computed before"],
+    ids=[
+        "the same rows",
+        "not stored",
+        "tried again",
+        "the second attempt",
+        "computed after a failure",
+        "failed after it was warm",
+        "a worker without the report",
+        "another variant",
+    ],
 )
-def test_what_counts_as_warm(run_leaping: Run, state: dict[str, Any], counted: bool) -> None:
-    """A variant counts when it is of these reports, fresh, and computed since the command began."""
-    assert run_leaping(warm_variants(States(state), {"numbers"}, time.time() - 50)) == int(counted)
+def test_what_counts(runs: list[EndedRun], warm: int, failed: int, waiting: int) -> None:
+    """A variant is warm when it was computed and stored, and has failed when nobody tries again."""
+    warming = one()
+    warming.ended(runs)
+    assert (len(warming.warm), len(warming.failed)) == (warm, failed)
+    assert len(warming.as_json()["waiting"]) == waiting
+    assert warming.open is (waiting > 0)
 
 
-def test_what_is_fresh_already_counts_when_only_missing_ones_are_asked_for(run_leaping: Run) -> None:
+def test_the_error_of_an_attempt_that_is_repeated_is_shown() -> None:
+    """What is waited for has the last error, and nothing of it once it is warm."""
+    warming = one()
+    warming.ended([ended(KEYS[0], "failed", "postgres is down", again=True)])
+    assert {each["error"] for each in warming.as_json()["waiting"]} == {"postgres is down", None}
+    warming.ended([ended(KEYS[0])])
+    assert warming.late == {}
+
+
+def test_it_gives_up_when_nothing_happens(run_leaping: RunLeaping) -> None:
+    """It ends with what is warm once no run has ended for the quiet time."""
+    client, warming = Steps([ended(KEYS[0])]), one()
+    assert not run_leaping(follow(warming, client, 0, lambda _: None))
+    assert QUIET_SECONDS < client.asked * POLL_SECONDS < QUIET_SECONDS + 2
+
+
+def test_a_variant_that_is_being_computed_is_waited_for(run_leaping: RunLeaping) -> None:
+    """However long a computation takes, it is no silence while a worker holds its lease."""
+    quiet: list[list[EndedRun]] = [[] for _ in range(int(3 * QUIET_SECONDS / POLL_SECONDS))]
+    client = Steps(*quiet, [*map(ended, KEYS)], computing=[KEYS[1]])
+    assert run_leaping(follow(one(), client, 0, lambda _: None))
+
+
+def test_a_supervisor_that_starts_again_counts_from_nothing(run_leaping: RunLeaping) -> None:
+    """Runs after the start of another supervisor are seen, although their numbers are smaller."""
+    client, warming = Steps([], [*map(ended, KEYS)]), one()
+    assert run_leaping(follow(warming, client, 1000, lambda _: None))
+
+
+@pytest.mark.parametrize(
+    ("state", "missing", "counted"),
+    [
+        ({"report": "numbers", "params": {"upto": 1}}, True, 1),
+        ({"report": "numbers", "params": {"upto": 1}}, False, 0),
+        ({"report": "other", "params": {"upto": 1}}, True, 0),
+        ({"report": "numbers", "params": {"upto": 9}}, True, 0),
+        ({"report": "numbers", "params": {"upto": 1}, "state": "stale"}, True, 0),
+        ({"report": "numbers", "params": {"upto": 1}, "state": "missing"}, True, 0),
+    ],
+    ids=["fresh", "all are wanted", "another report", "not warmed", "stale", "missing"],
+)
+def test_what_is_fresh_counts_when_only_missing_ones_are_asked_for(
+    run_leaping: RunLeaping, state: dict[str, Any], missing: bool, counted: int
+) -> None:
     """With `--missing`, an older result that is fresh is as good as a new one."""
-    assert run_leaping(warm_variants(States({"report": "numbers", "age_s": 100.0}), {"numbers"}, None)) == 1
+    client, warming = Steps(), one(missing=missing)
+    client.states = [state]
+    run_leaping(follow(warming, client, 0, lambda _: None))
+    assert len(warming.warm) == counted
+
+
+def test_nothing_to_warm_is_done_at_once(run_leaping: RunLeaping) -> None:
+    """With no variant to wait for, nothing is asked."""
+    client = Steps()
+    assert run_leaping(follow(Warming([], missing=False), client, 0, lambda _: None))
+    assert client.asked == 0
 
 
 def test_an_unknown_report_is_refused_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

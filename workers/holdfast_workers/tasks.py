@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
 from typing import Any, get_args
 
 from celery import Task
@@ -10,7 +13,7 @@ from celery.utils.log import get_task_logger
 from holdfast.backoff import exponential
 from holdfast.cache.refresh import RefreshResult
 from holdfast.cache.refresh import refresh as refresh_entry
-from holdfast.cache.run import Trigger
+from holdfast.cache.run import Run, Trigger
 from holdfast.errors import HoldfastError, InvalidParams, LeaseHeld
 from holdfast.reports.canonical import Scalar
 from holdfast.rpc.client import Client
@@ -21,6 +24,19 @@ from holdfast_workers.runtime import runtime
 
 RETRIES = 5
 log = get_task_logger(__name__)
+
+
+@contextlib.contextmanager
+def _refusal_recorded(report: str, trigger: str) -> Iterator[None]:
+    """Record what ends a task before its report is known: whoever asked for it finds it in the runs."""
+    try:
+        yield
+    except HoldfastError as error:
+        known: Trigger = trigger if trigger in get_args(Trigger) else "manual"  # type: ignore[assignment] # just checked
+        run = Run(report=report, key="", params={}, trigger=known, started_at=time.time(), error=str(error))
+        with contextlib.suppress(HoldfastError):
+            runtime().run(lambda client: client.record(run))
+        raise
 
 
 @app.task(name=REFRESH_TASK, bind=True, max_retries=RETRIES)
@@ -35,10 +51,11 @@ def refresh(
 
     After an error that may pass, the task runs again, at most five times, after 1, 2, 4, 8 and 16 seconds.
     """
-    definition = registry().get(report)
-    checked = definition.reader.parse(params)
-    if trigger not in get_args(Trigger):
-        raise InvalidParams(f"trigger: must be one of {', '.join(get_args(Trigger))}")
+    with _refusal_recorded(report, trigger):
+        definition = registry().get(report)
+        checked = definition.reader.parse(params)
+        if trigger not in get_args(Trigger):
+            raise InvalidParams(f"trigger: must be one of {', '.join(get_args(Trigger))}")
 
     async def work(client: Client) -> RefreshResult:
         return await refresh_entry(
@@ -70,7 +87,8 @@ def warm(
     only_if_due: bool = False,
 ) -> int:
     """Send a refresh for each warm variant of one report or of all, and return how many were sent."""
-    chosen = [registry().get(report)] if report else list(registry())
+    with _refusal_recorded(report or "", trigger):
+        chosen = [registry().get(report)] if report else list(registry())
     sent = 0
     with app.producer_or_acquire() as producer:
         for definition in chosen:

@@ -21,10 +21,11 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from holdfast.errors import HoldfastError
-from holdfast.processes.files import open_log
+from holdfast.processes.files import last_words, log_path, open_log
 from holdfast.processes.programs import command
 from holdfast.processes.spawn import die_with_parent
 from holdfast.settings import HomeSettings
+from holdfast.settings.unknown import unknown_warnings
 from holdfast.up import screen
 from holdfast.up.children import Child, ChildState
 from holdfast.up.instance import Instance
@@ -48,6 +49,8 @@ def run(*, reload: bool = True) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         home = Path(os.path.abspath(HomeSettings.load().home))
+        for warning in unknown_warnings():
+            print(f"holdfast up: {warning}", file=sys.stderr)
         with Instance(home) as instance:
             plan = make_plan(home)
             try:
@@ -215,7 +218,10 @@ class _Up:
         env = self._plan.env_for("warm", os.environ)
         code = await _job(argv, env, log=(self._plan.home, "warm"))
         if code != 0:
-            self._console.print(f"holdfast: the warm-up failed (exit {code}); see logs/warm.log")
+            path = log_path(self._plan.home, "warm")
+            self._console.print(
+                f"holdfast: not every variant is warm: {last_words(path)}; log: {path}", soft_wrap=True
+            )
 
     async def _watch_reports(self) -> None:
         from holdfast.up.reload import Reload
