@@ -13,7 +13,7 @@ import typer
 from holdfast.cli import tables
 from holdfast.cli.client import call_async
 from holdfast.cli.findings import check_reports
-from holdfast.errors import HoldfastError, ReportError, SettingsError
+from holdfast.errors import HoldfastError, LinkDown, ReportError, SettingsError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -143,9 +143,13 @@ async def _mongo() -> str:
     from holdfast.settings import MongoSettings
 
     settings = MongoSettings.load()
-    answered = await _opened(MongoAdapter(MongoSettings.load, []))
-    where = "" if settings.names_database else ", which neither MONGO_URL nor MONGO_DB names"
-    return f"{answered}; the database is {settings.database!r}{where}"
+    database = f"the database is {settings.database!r}"
+    if settings.configured and not settings.names_database:
+        database += ", since neither MONGO_URL nor MONGO_DB names one"
+    try:
+        return f"{await _opened(MongoAdapter(MongoSettings.load, []))}; {database}"
+    except LinkDown as error:
+        raise LinkDown(f"{error}; {database}") from error
 
 
 async def _redis() -> str:
