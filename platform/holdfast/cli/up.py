@@ -13,6 +13,7 @@ def up(
     ] = False,
 ) -> None:
     """Start everything on this machine, embedded servers included, and load the example."""
+    from holdfast.rpc.client import Client
     from holdfast.up.main import run
 
-    raise typer.Exit(run(reload=not no_reload))
+    raise typer.Exit(run(Client, reload=not no_reload))

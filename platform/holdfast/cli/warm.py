@@ -1,7 +1,8 @@
 """`holdfast warm`: has the workers compute the warm variants, and shows how far they are.
 
 It counts what was computed since it began, and not what is fresh at one moment: a warm-up may take longer
-than a result is fresh. A variant whose computation failed for good is done too, and is listed with its reason.
+than a result is fresh. A variant whose computation failed for good is done too, and is listed with its
+reason.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from holdfast.errors import DeadlineExceeded, ProtocolError, SupervisorUnavailab
 from holdfast.links.adapter import PoolStatus
 from holdfast.reasons import outage
 from holdfast.reports.canonical import CATALOGUE_KEY, Scalar
+from holdfast.reports.outcome import ReloadedReports
 from holdfast.rpc import frames
 from holdfast.settings import SupervisorSettings
 
@@ -54,27 +55,6 @@ class Progress(msgspec.Struct):
     taken: int
     runs: list[EndedRun]
     computing: list[str]
-
-
-class SetAside(msgspec.Struct):
-    """A report that cannot be loaded, and whether its last good version goes on being served."""
-
-    name: str
-    module: str
-    reason: str
-    kept: bool
-    file: str = ""
-    line: int = 0
-    text: str = ""
-
-
-class ReloadedReports(msgspec.Struct):
-    """The names of reports that were added, changed and removed, and those that are broken."""
-
-    added: list[str]
-    changed: list[str]
-    removed: list[str]
-    broken: list[SetAside]
 
 
 class Client:

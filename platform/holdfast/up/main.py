@@ -14,9 +14,9 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
@@ -31,7 +31,11 @@ from holdfast.up.children import Child, ChildState
 from holdfast.up.instance import Instance
 from holdfast.up.plan import PROCESSES, STOP_ORDER, Plan, make_plan
 
+if TYPE_CHECKING:
+    from holdfast.up.reload import SupervisorClient
+
 T = TypeVar("T")
+Connect = Callable[[Path], "SupervisorClient"]
 
 # Seconds until a process that was asked to stop is killed; the worker may have tasks to finish.
 _STOP_WITHIN = {"worker": 15.0, "supervisor": 15.0}
@@ -40,10 +44,11 @@ _NOT_ASKED = ("worker", "beat", "flower")
 _KILLED = 130
 
 
-def run(*, reload: bool = True) -> int:
+def run(connect: Connect, *, reload: bool = True) -> int:
     """Run until stopped; returns the exit status: 0 stopped, 1 could not start, 130 killed.
 
-    With `reload`, reports are loaded again whenever their files change.
+    With `reload`, reports are loaded again whenever their files change, through a client of the supervisor
+    that `connect` makes for a socket.
     """
     # A shell starts background jobs with SIGINT ignored; `kill -INT` must work before the loop runs too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -54,7 +59,7 @@ def run(*, reload: bool = True) -> int:
         with Instance(home) as instance:
             plan = make_plan(home)
             try:
-                return asyncio.run(_Up(plan, instance, reload=reload).run())
+                return asyncio.run(_Up(plan, instance, connect, reload=reload).run())
             finally:
                 if plan.scratch is not None:
                     shutil.rmtree(plan.scratch, ignore_errors=True)
@@ -69,8 +74,9 @@ def run(*, reload: bool = True) -> int:
 
 
 class _Up:
-    def __init__(self, plan: Plan, instance: Instance, *, reload: bool) -> None:
+    def __init__(self, plan: Plan, instance: Instance, connect: Connect, *, reload: bool) -> None:
         self._plan = plan
+        self._connect = connect
         self._reloads = reload
         self._instance = instance
         # Without a terminal there is no width to keep to.
@@ -231,7 +237,7 @@ class _Up:
             plan.home,
             plan.reports,
             plan.env_for("trial", os.environ),
-            socket=Path(plan.published["SUPERVISOR_SOCKET"]),
+            client=self._connect(Path(plan.published["SUPERVISOR_SOCKET"])),
             say=lambda line: self._console.print(f"holdfast: {line}", soft_wrap=True),
         )
         await (reload.run() if self._reloads else reload.say_broken())

@@ -12,7 +12,7 @@ import secrets
 import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import watchfiles
@@ -21,8 +21,8 @@ from holdfast.errors import HoldfastError
 from holdfast.processes.files import log_path, open_log, write_atomic
 from holdfast.processes.programs import command
 from holdfast.processes.spawn import die_with_parent
+from holdfast.reports.outcome import ReloadedReports, SetAside
 from holdfast.reports.reloading import MARK, watched_folders
-from holdfast.rpc.client import Client, ReloadedReports, SetAside
 from holdfast.up.trial import SECONDS, place_of_end
 
 RETRY_SECONDS = 0.5
@@ -38,6 +38,16 @@ class _ReportFiles(watchfiles.DefaultFilter):
     def __call__(self, change: watchfiles.Change, path: str) -> bool:
         suffix = Path(path).suffix
         return (suffix in _COUNTED or not suffix) and super().__call__(change, path)
+
+
+class SupervisorClient(Protocol):
+    """The supervisor as it is asked to load the reports again (`rpc.client.Client`)."""
+
+    async def reload(self) -> ReloadedReports:
+        """Load them: what has changed, and what is broken."""
+
+    async def aclose(self) -> None:
+        """Close the connection."""
 
 
 class Trial:
@@ -101,7 +111,7 @@ class Reload:
         home: HOLDFAST_HOME.
         modules: what the setting REPORTS says.
         env: the environment of a trial.
-        socket: the supervisor's.
+        client: the supervisor's.
         say: prints a line in the terminal.
     """
 
@@ -111,13 +121,13 @@ class Reload:
         modules: Sequence[str],
         env: Mapping[str, str],
         *,
-        socket: Path,
+        client: SupervisorClient,
         say: Callable[[str], None],
     ) -> None:
         self._mark = home / "run" / MARK
         self._modules = modules
         self._trial = Trial(home, env)
-        self._client = Client(socket)
+        self._client = client
         self._say = say
         self._said: list[str] = []
         self._begun = False
