@@ -152,9 +152,11 @@ CIRCLE["a"].append(CIRCLE)
 def test_a_value_that_json_cannot_hold_is_refused_by_its_place(row: Row, says: str) -> None:
     """A value or a key without a JSON form fails the computation; the message is the path to it."""
     report, source = report_returning(lambda: [row])
-    with pytest.raises(ValueNotServable) as refused:
+    with pytest.raises(ComputeFailed) as refused:
         compute(report, {source: []})
     assert says in str(refused.value)
+    assert "test_reports_rows.py" in refused.value.full
+    assert "in made: def made(" in refused.value.full
 
 
 @dataclasses.dataclass

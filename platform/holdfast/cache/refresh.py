@@ -19,7 +19,14 @@ import structlog
 from holdfast.cache.backend import Backend
 from holdfast.cache.entry import Entry, Freshness, build, newer
 from holdfast.cache.run import Run, RunOutcome, Trigger
-from holdfast.errors import ComputeFailed, HoldfastError, LeaseLost, OtherVersion, StoreUnavailable
+from holdfast.errors import (
+    ComputeFailed,
+    HoldfastError,
+    LeaseLost,
+    OtherVersion,
+    StoreUnavailable,
+    ValueNotServable,
+)
 from holdfast.reasons import MAX_TEXT, author_places, reason
 from holdfast.reports import Report, Row
 from holdfast.reports.canonical import Scalar
@@ -105,6 +112,8 @@ async def compute(
         ttl = (report.ttl or default_ttl) + took
         made = functools.partial(_build, computed_at=computed_at, ttl=ttl, token=token)
         return await asyncio.to_thread(made, report, params, rows)
+    except ValueNotServable as error:
+        raise _of_function(report, error) from error
     except HoldfastError:
         raise
     except Exception as error:
@@ -114,6 +123,12 @@ async def compute(
             "A report's function raised.", action="compute_failed", report=report.name, error=failed.full
         )
         raise failed from error
+
+
+def _of_function(report: Report, error: ValueNotServable) -> ComputeFailed:
+    """The failure of the report's function, with the line where it is defined."""
+    place = report.compute_place
+    return ComputeFailed(str(error), **{**error.details, "lines": [str(place)] if place else []})
 
 
 def _build(

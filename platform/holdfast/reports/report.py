@@ -18,7 +18,7 @@ import msgspec
 from pydantic import ValidationError
 
 from holdfast.errors import InvalidParams, ReportError
-from holdfast.reasons import place_of
+from holdfast.reasons import CodePlace, place_of
 from holdfast.reports.canonical import Scalar
 from holdfast.reports.definition import (
     check_compute,
@@ -216,6 +216,11 @@ class Report:
         if self._compute is None:
             return next(iter(by_function.values()))
         return checked_rows(self.name, self._compute(self.typed(params), by_function))
+
+    @property
+    def compute_place(self) -> CodePlace | None:
+        """Where the report's function is defined; None where it has none."""
+        return place_of(self._compute)
 
     def check(self) -> None:
         """Raise ReportError unless the definition is complete."""
