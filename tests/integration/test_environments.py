@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +14,7 @@ import httpx
 import psutil
 import pytest
 from tests.support.celery import Sender, celery_stack
+from tests.support.http import TOKENS, bearer
 from tests.support.process import listening
 from tests.support.sample_reports import numbers
 from tests.support.stack import Stack
@@ -212,6 +214,31 @@ def test_the_gateway_names_what_is_wrong(stack: Stack, settings: dict[str, str],
     given = {"GW_PORT": str(pick_port()), "JWT_SECRET": "x" * 40, **settings}
     given["GW_PORT"] = given["GW_PORT"].replace("taken", taken)
     assert stack.start("gateway", name="refused", **given).refusal().startswith(named)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\u0646\u0645\u06cc\u200c\u062e", "\u6771\u4eac\u3000\u99c5", "1\u00a0000", "\u0915\u094d\u200d\u0937"],
+)
+def test_text_of_every_script_is_served(stack: Stack, text: str) -> None:
+    """A text parameter with the spaces and joiners of its script is computed, stored and served unchanged."""
+    gateway = stack.gateways.get("text") or stack.gateway("text", until="readyz", GW_AUTH="off")
+    variant = fresh(numbers)
+    word = f"{text}{next(iter(variant.params.values()))}"
+    answer = gateway.get(f"numbers?word={quote(word)}")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["params"]["word"] == word
+    assert gateway.get(f"numbers?word={quote(word)}").headers["x-cache"] == "HIT"
+    assert gateway.get(f"numbers?word={quote(word + chr(27))}").status_code == 422
+
+
+def test_a_token_of_a_clock_that_is_ahead_is_accepted(stack: Stack) -> None:
+    """The gateway takes a token whose `iat` is 30 seconds ahead, and none that is minutes ahead."""
+    gateway = stack.gateway("tokens", until="readyz", **TOKENS)
+    now = int(time.time())
+    ahead = {"iat": now + 30, "exp": now + 300, "scope": "analytics:read"}
+    assert gateway.get("numbers?word=ahead", **bearer(**ahead)).status_code == 200
+    assert gateway.get("numbers?word=ahead", **bearer(**{**ahead, "iat": now + 180})).status_code == 401
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])

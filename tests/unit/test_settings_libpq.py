@@ -14,7 +14,7 @@ from tests.support.settings import CANARY, TEXT, refusal
 from holdfast.errors import SettingsError
 from holdfast.links import postgres_connect
 from holdfast.settings import PostgresSettings
-from holdfast.settings.libpq import HONOURED, WITHOUT_EFFECT, read_url
+from holdfast.settings.libpq import HONOURED, UNREAD_VARIABLES, WITHOUT_EFFECT, read_url
 
 DOCUMENTED = (
     "host", "hostaddr", "port", "dbname", "user", "password", "passfile", "require_auth",
@@ -54,6 +54,12 @@ def arguments(url: str, **further: str) -> dict[str, Any]:
 def test_every_documented_option_is_known(option: str) -> None:
     """Each option that PostgreSQL 18 documents is honoured, or has the values that need nothing done."""
     assert (option in HONOURED) != (option in WITHOUT_EFFECT)
+
+
+@pytest.mark.parametrize("option", UNREAD_VARIABLES.values())
+def test_a_variable_that_is_not_read_has_an_option(option: str) -> None:
+    """What a variable of libpq cannot say here, an option of the URL says or refuses."""
+    assert option in DOCUMENTED
 
 
 @pytest.mark.parametrize(

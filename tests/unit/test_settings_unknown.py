@@ -138,6 +138,8 @@ def test_a_warning_names_both(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ({"CELERY_RESULT_BACKEND": "redis://x"}, "CELERY_RESULT_BACKEND is passed over: "),
         ({"GW_AUHT": "off"}, "GW_AUHT is no setting"),
         ({"POSTGRES_URL": "postgresql://h/db?channel_binding=prefer"}, "POSTGRES_URL: channel_binding "),
+        ({"POSTGRES_HOST": "h", "PGCHANNELBINDING": "require"}, "PGCHANNELBINDING has no effect"),
+        ({"POSTGRES_HOST": "h", "PGOPTIONS": "-cjit=off"}, "PGOPTIONS has no effect"),
     ],
 )
 def test_what_is_passed_over_is_noted(

@@ -87,6 +87,27 @@ WITHOUT_EFFECT: dict[str, tuple[frozenset[str], str]] = {
 }
 """The options that asyncpg has no part in: the values that are right all the same, and what asyncpg does."""
 
+UNREAD_VARIABLES = {
+    "PGHOSTADDR": "hostaddr",
+    "PGREQUIREAUTH": "require_auth",
+    "PGCHANNELBINDING": "channel_binding",
+    "PGSERVICE": "service",
+    "PGOPTIONS": "options",
+    "PGAPPNAME": "application_name",
+    "PGCONNECT_TIMEOUT": "connect_timeout",
+    "PGCLIENTENCODING": "client_encoding",
+    "PGGSSENCMODE": "gssencmode",
+    "PGGSSDELEGATION": "gssdelegation",
+    "PGSSLCERTMODE": "sslcertmode",
+    "PGSSLCRLDIR": "sslcrldir",
+    "PGSSLSNI": "sslsni",
+    "PGREQUIREPEER": "requirepeer",
+    "PGMINPROTOCOLVERSION": "min_protocol_version",
+    "PGMAXPROTOCOLVERSION": "max_protocol_version",
+    "PGLOADBALANCEHOSTS": "load_balance_hosts",
+}
+"""Variables of libpq that asyncpg does not read, and the options that say the same in a URL."""
+
 TLS = (
     *("sslmode", "sslnegotiation", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl"),
     *("ssl_min_protocol_version", "ssl_max_protocol_version"),

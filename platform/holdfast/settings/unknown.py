@@ -12,6 +12,7 @@ import structlog
 
 from holdfast.settings.databases import PASSED_OVER_BY_CELERY, PostgresSettings
 from holdfast.settings.files import dotenv
+from holdfast.settings.libpq import UNREAD_VARIABLES
 from holdfast.settings.sources import environment, every_name, is_service_address
 
 _OWN_PREFIXES = ("GW_", "HOLDFAST_")
@@ -107,4 +108,9 @@ def notes() -> list[str]:
     postgres = PostgresSettings.load()
     if postgres.configured:
         lines += [f"POSTGRES_URL: {note}" for note in postgres.target().notes()]
+        lines += [
+            f"{name} has no effect: asyncpg does not read it; write {option}= into POSTGRES_URL"
+            for name, option in UNREAD_VARIABLES.items()
+            if name in variables
+        ]
     return lines
