@@ -236,7 +236,7 @@ def test_a_token_of_a_clock_that_is_ahead_is_accepted(stack: Stack) -> None:
     """The gateway takes a token whose `iat` is 30 seconds ahead, and none that is minutes ahead."""
     gateway = stack.gateway("tokens", until="readyz", **TOKENS)
     now = int(time.time())
-    ahead = {"iat": now + 30, "exp": now + 300, "scope": "analytics:read"}
+    ahead: dict[str, Any] = {"iat": now + 30, "exp": now + 300, "scope": "analytics:read"}
     assert gateway.get("numbers?word=ahead", **bearer(**ahead)).status_code == 200
     assert gateway.get("numbers?word=ahead", **bearer(**{**ahead, "iat": now + 180})).status_code == 401
 
