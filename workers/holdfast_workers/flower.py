@@ -14,10 +14,9 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import flower.options  # noqa: F401 - defines Flower's options
 import structlog
 from celery.bin.celery import celery
-from tornado.options import options
+from flower.options import options
 
 from holdfast import logs
 from holdfast.errors import SettingsError, exit_on_error
