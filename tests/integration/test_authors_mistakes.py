@@ -25,6 +25,10 @@ RIGHT = {
     "typed": on_postgres(
         "typed", 'return text("SELECT city AS place FROM orders -- all").columns(column("place"))'
     ),
+    "optional": on_postgres(
+        "optional",
+        'return text("SELECT id FROM orders WHERE CAST(:id AS integer) IS NULL OR id = :id").bindparams(id=None)',
+    ),
     "both": on_postgres("both", "return union_all(select(orders.c.city), select(orders.c.city))"),
     "readings": on_mongo(
         "readings", 'return [{"$match": {"place": "a"}}, {"$project": {"_id": 0, "place": 1}}]'

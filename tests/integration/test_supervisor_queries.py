@@ -138,8 +138,8 @@ def test_what_a_database_refuses_is_reported_without_its_inside(supervised: Stac
     assert "127.0.0.1" not in str(failed.value)
 
 
-def test_sql_text_is_no_query(supervised: Stack, client: Client) -> None:
-    """A query function that returns SQL text fails: only a SQLAlchemy Select is run."""
+def test_a_bare_string_is_no_query(supervised: Stack, client: Client) -> None:
+    """A query function that returns a string fails: only a SQLAlchemy Select or `text` is run."""
     with pytest.raises(QueryFailed, match="must return a SQLAlchemy Select"):
         supervised.run(client.query("odd.raw", {}))
 

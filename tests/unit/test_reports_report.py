@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import pytest
 from beanie import Document
 from pydantic import Field, field_validator, model_validator
+from sqlalchemy import TextClause, text
 
 from holdfast.errors import InvalidParams, ReportError, UnknownQuery, UnknownReport
 from holdfast.reports import BrokenReport, Claim, Data, Params, Registry, Report, load_reports, variants
@@ -406,6 +407,17 @@ def test_a_file_whose_name_has_points_is_set_aside(write: Write, tmp_path: Path)
     (tmp_path / package / ".late.v2.py").write_text("an editor's copy")
     set_aside = broken(package)
     assert "'late.v2.py'" in set_aside.reason
+
+
+def test_the_readmes_sql_works() -> None:
+    """The query that the README writes as SQL is a statement that has its value bound."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    code = next(block for block in blocks if "TextClause" in block)
+    report = Report("delays", params=MonthParams)
+    names = {"delays": report, "DelaysParams": MonthParams, "text": text, "TextClause": TextClause}
+    exec(code, names)  # noqa: S102 - the README's own code
+    (query,) = report.queries.values()
+    assert query.build(MonthParams(month=7)).compile().params == {"month": 7}
 
 
 def test_the_readmes_report_works(write: Write) -> None:

@@ -31,6 +31,10 @@ def link_status(link: Link[Adapter]) -> dict[str, Any]:
     }
 
 
+async def _livez(_: Request) -> Response:
+    return PlainTextResponse("alive\n")
+
+
 def application(
     links: Sequence[Link[Adapter]],
     report_states: Callable[[], Awaitable[list[dict[str, Any]]]],
@@ -39,9 +43,6 @@ def application(
 ) -> Starlette:
     """The application: `/livez`, `/readyz`, `/metrics` and `/status`; `broken` are the reports set aside."""
     started = time.time()
-
-    async def livez(_: Request) -> Response:
-        return PlainTextResponse("alive\n")
 
     async def readyz(_: Request) -> Response:
         down = [link.name for link in links if not link.up and not link.unused]
@@ -66,7 +67,7 @@ def application(
 
     return Starlette(
         routes=[
-            Route("/livez", livez),
+            Route("/livez", _livez),
             Route("/readyz", readyz),
             Route("/metrics", render_metrics),
             Route("/status", status),
