@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import strategies as st
 from tests.support.conditions import until
 from tests.support.link_adapter import Exact, Server
 
@@ -23,9 +22,6 @@ from holdfast.links.link import Link
 from holdfast.links.mongo import MongoAdapter
 from holdfast.links.redis import RedisAdapter
 from holdfast.settings import MongoSettings, RedisSettings
-
-TIMES = st.floats(0, 4e9)
-
 
 Leaping = Callable[[Any], Any]
 
