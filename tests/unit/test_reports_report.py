@@ -220,37 +220,44 @@ def test_warm_variants_are_complete_parameters() -> None:
     ]
 
 
-def test_a_models_own_rules_are_told_by_parameter() -> None:
-    """A rule that only the author's model knows is refused like any other: by the parameter's name."""
+class Span(Params):
+    """Two days and a step, with rules of the model's own."""
 
-    class Span(Params):
-        first: Annotated[date, Field(ge=date(2013, 1, 1))] = date(2013, 1, 1)
-        last: date = date(2013, 12, 31)
-        step: int = 1
+    first: Annotated[date, Field(ge=date(2013, 1, 1))] = date(2013, 1, 1)
+    last: date = date(2013, 12, 31)
+    step: int = 1
 
-        @field_validator("step")
-        @classmethod
-        def odd(cls, value: int) -> int:
-            if value % 2 == 0:
-                raise ValueError("must be odd")
-            return value
+    @field_validator("step")
+    @classmethod
+    def odd(cls, value: int) -> int:
+        """A rule of one parameter."""
+        if value % 2 == 0:
+            raise ValueError("must be odd")
+        return value
 
-        @model_validator(mode="after")
-        def ordered(self) -> Span:
-            if self.first > self.last:
-                raise ValueError("first is after last")
-            return self
+    @model_validator(mode="after")
+    def ordered(self) -> Span:
+        """A rule over two parameters."""
+        if self.first > self.last:
+            raise ValueError("first is after last")
+        return self
 
-    report = Report("span", params=Span)
-    assert report.typed({"first": "2013-02-03"}) == Span(first=date(2013, 2, 3))
-    for given, name, reason in (
+
+@pytest.mark.parametrize(
+    ("given", "name", "reason"),
+    [
         ({"step": 2}, "step", "must be odd"),
         ({"first": "2012-01-01"}, "first", "2013"),
         ({"first": "2013-03-01", "last": "2013-02-01"}, "parameters", "first is after last"),
-    ):
-        with pytest.raises(InvalidParams, match=reason) as caught:
-            report.typed(given)
-        assert [problem["name"] for problem in caught.value.details["errors"]] == [name]
+    ],
+)
+def test_a_models_own_rules_are_reported_by_parameter(given: dict[str, Any], name: str, reason: str) -> None:
+    """A rule that only the author's model knows is refused like any other: by the parameter's name."""
+    report = Report("span", params=Span)
+    assert report.typed({"first": "2013-02-03"}) == Span(first=date(2013, 2, 3))
+    with pytest.raises(InvalidParams, match=reason) as caught:
+        report.typed(given)
+    assert [problem["name"] for problem in caught.value.details["errors"]] == [name]
 
 
 def test_a_parameter_can_come_from_the_token() -> None:
@@ -267,16 +274,27 @@ def test_a_parameter_can_come_from_the_token() -> None:
 # The registry
 
 
-def test_what_there_is_not_is_told_with_what_there_is() -> None:
-    """An unknown report or query is an error that lists the known ones."""
-    registry = Registry([whole("b"), whole("a")])
-    with pytest.raises(UnknownReport, match="'c'") as report:
-        registry.get("c")
-    assert report.value.details["known"] == ["a", "b"]
-    for name in ("a.nothing", "c.rows", "a", "rows", ""):
-        with pytest.raises(UnknownQuery) as query:
-            registry.query(name)
-        assert query.value.details["known"] == ["a.rows", "b.rows"]
+def test_an_unknown_report_is_answered_with_the_known_ones() -> None:
+    """An unknown report is an error that lists the known ones."""
+    with pytest.raises(UnknownReport, match="'c'") as caught:
+        Registry([whole("b"), whole("a")]).get("c")
+    assert caught.value.details["known"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["a.nothing", "c.rows", "a", "rows", "", "b.rows.x"])
+def test_an_unknown_query_is_answered_with_the_known_ones(name: str) -> None:
+    """An unknown query is an error that lists the known ones; half a name is no name."""
+    with pytest.raises(UnknownQuery) as caught:
+        Registry([whole("b"), whole("a")]).query(name)
+    assert caught.value.details["known"] == ["a.rows", "b.rows"]
+
+
+def test_a_query_is_found_with_its_report() -> None:
+    """The name of a query is that of its report and of its function."""
+    one, two = whole("a"), whole("b")
+    report, query = Registry([one, two]).query("b.rows")
+    assert report is two
+    assert query is two.queries["b.rows"]
 
 
 def test_the_catalogue_is_sorted() -> None:
@@ -304,7 +322,7 @@ def test_one_module_may_hold_several_reports(write: Write) -> None:
 
 
 def test_two_reports_of_one_name_are_refused(write: Write) -> None:
-    """Two files that define the same name are told, whichever is imported first."""
+    """Two files that define the same name are reported, whichever is imported first."""
     package = write(one=source("same"), two=source("same"))
     with pytest.raises(ReportError, match="two reports are named 'same'"):
         load_reports([package])
@@ -331,7 +349,7 @@ def test_a_module_that_cannot_be_imported_is_named(text: str, said: str, write: 
     "name", ["no_such_package_anywhere", "no_such_package_anywhere.reports", ".relative"]
 )
 def test_a_module_that_is_not_there_is_named(name: str) -> None:
-    """A wrong name in REPORTS is told with that name."""
+    """A wrong name in REPORTS is reported with that name."""
     with pytest.raises(ReportError, match=f"^REPORTS: cannot import '{re.escape(name)}': "):
         load_reports([name])
 
