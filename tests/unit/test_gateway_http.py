@@ -186,7 +186,7 @@ def test_a_304_has_what_a_cache_needs_and_no_body_headers() -> None:
 
 
 def test_a_public_result_says_for_how_long() -> None:
-    """Cache-Control has the whole lifetime and the two stale-* directives of RFC 5861, in seconds."""
+    """Cache-Control has the full lifetime and the two stale-* directives of RFC 5861, in seconds."""
     headers = dict(shown().headers("HIT", "", 12.7, 887.3))
     assert headers["cache-control"] == (
         "public, max-age=900, stale-while-revalidate=86400, stale-if-error=86400"

@@ -260,9 +260,9 @@ def test_the_command_line_is_slim() -> None:
 
 def test_platform_is_a_folder_and_no_package() -> None:
     """`platform/` must not hide Python's own module, which pytest itself imports: it has no __init__.py."""
-    assert not (ROOT / "platform" / "__init__.py").exists()
-    for folder in ("workers", "gateway"):
-        assert not (ROOT / folder / "__init__.py").exists()
+    assert [
+        name for name in ("platform", "workers", "gateway") if (ROOT / name / "__init__.py").exists()
+    ] == []
     script = "import platform; print(platform.__file__, platform.python_implementation())"
     path, implementation = run(script).split()
     assert not Path(path).is_relative_to(ROOT / "platform")
