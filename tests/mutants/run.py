@@ -13,6 +13,7 @@ import os
 import py_compile
 import queue
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -109,11 +110,21 @@ def _reached_by(tests: list[str], data: Path) -> Tests:
 
 
 def _tests_of(fault: Fault, reached: Tests) -> list[str]:
-    """The tests that reach the fault first, then, where it is reached by an import, all of its file."""
+    """The tests that reach the fault; where an import reaches it, then also all that know its file."""
     lines = reached[Path(fault.file)]
     near = set().union(*(lines.get(line, set()) for line in fault.lines))
-    far = set().union(*lines.values()) if "" in near or not near else set()
+    far = set().union(*lines.values(), _importers(Path(fault.file))) if "" in near or not near else set()
     return [*sorted(near - {""}), *sorted(far - near - {""})]
+
+
+def _importers(path: Path) -> set[str]:
+    """The test modules that import a module: who compares a constant reaches no line of its file."""
+    package = next(name for name, folder in PACKAGES.items() if path.is_relative_to(ROOT / folder))
+    *parents, name = path.relative_to(ROOT / PACKAGES[package]).with_suffix("").parts
+    named = re.compile(rf"^from {'.'.join([package, *parents])}(\.{name} import| import .*\b{name}\b)", re.M)
+    return {
+        str(p.relative_to(ROOT)) for p in (ROOT / "tests/unit").glob("*.py") if named.search(p.read_text())
+    }
 
 
 def _is_found(fault: Fault, tests: list[str], copies: queue.Queue[Path]) -> bool:

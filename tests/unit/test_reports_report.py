@@ -271,6 +271,22 @@ def test_a_parameter_can_come_from_the_token() -> None:
     assert report.typed(report.reader.parse_query("", {"org": "acme"})) == Mine(tenant="acme")
 
 
+@pytest.mark.parametrize(("given", "shown"), [({}, "delays"), ({"title": "Delays"}, "Delays")])
+def test_a_report_is_shown_by_its_title(given: dict[str, Any], shown: str) -> None:
+    """The catalogue has the title, or else the name, and every setting that clients may plan with."""
+    report = Report("delays", ttl=5, max_stale=7, schedule=9, tags=["postgres:flights"], **given)
+    spec = report.spec
+    assert (spec.name, spec.title, spec.description) == ("delays", shown, "")
+    assert (spec.ttl, spec.max_stale, spec.schedule, spec.tags) == (5, 7, 9, ("postgres:flights",))
+
+
+def test_without_settings_a_report_has_the_documented_ones() -> None:
+    """No ttl of its own, a day of staleness, no schedule, no tags, nothing kept warm."""
+    report = Report("delays")
+    assert (report.ttl, report.max_stale, report.schedule) == (None, 86_400, None)
+    assert (report.spec.tags, report.warm) == ((), ())
+
+
 # The registry
 
 
