@@ -23,8 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import coverage
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.mutants.faults import Fault, faults_of
 
 ROOT = Path(__file__).parents[2]
@@ -76,8 +74,8 @@ def main() -> int:
     survivors = [fault for fault, is_found in zip(chosen, found, strict=True) if not is_found]
     for fault in sorted(survivors, key=lambda fault: (fault.file, fault.begin)):
         print(f"\n{Path(fault.file).relative_to(ROOT)}:{fault.lines.start}")
-        for sign, text in (("-", _head(fault.before)), ("+", _head(fault.after))):
-            print(f"  {sign} {text}")
+        for sign, text in (("-", fault.before), ("+", fault.after)):
+            print(f"  {sign} {text.splitlines()[0]}")
     print(f"\n{sum(found)} of {len(chosen)} found.")
     return 0 if sum(found) >= GOAL * len(chosen) else 1
 
@@ -191,11 +189,6 @@ def _python(
         process.communicate()
         return None
     return subprocess.CompletedProcess(arguments, process.returncode, printed)
-
-
-def _head(text: str) -> str:
-    lines = text.splitlines()
-    return f"{lines[0]} …" if len(lines) > 1 else text
 
 
 if __name__ == "__main__":
