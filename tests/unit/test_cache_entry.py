@@ -67,6 +67,15 @@ def test_what_is_packed_is_unpacked(entry: Entry) -> None:
     assert peek(pack(entry)[:HEADER_BYTES]) == Times(entry.computed_at, entry.fresh_until, entry.stale_until)
 
 
+def test_stored_bytes_have_the_documented_form() -> None:
+    """Entries outlive a release: `HF`, the schema, a 16-byte check, three doubles, an array in msgpack."""
+    entry = Entry("gwcache:/k", 1.5, 2.5, 3.5, "d", 7, b"body", b"g", b"z")
+    content = [entry.key, entry.digest, entry.rows, entry.body, entry.gzip, entry.zstd]
+    payload = struct.pack(">ddd", 1.5, 2.5, 3.5) + msgspec.msgpack.encode(content)
+    assert pack(entry) == b"HF\x01" + hashlib.blake2b(payload, digest_size=16).digest() + payload
+    assert HEADER_BYTES == 3 + 16 + 24
+
+
 @given(st.integers(0, len(SAMPLE) - 1), st.integers(1, 255))
 @example(0, 1)
 @example(2, SCHEMA)

@@ -198,6 +198,24 @@ def test_a_link_that_is_ended_closes_its_connections(run_leaping: Leaping) -> No
     assert repr(link) == "<Link memory up in_use=0 size=1 max=1>"
 
 
+def test_a_link_says_when_it_is_tried_again(run_leaping: Leaping) -> None:
+    """After a failed attempt the state has the time of the next one, by the link's own clock."""
+    server = Server()
+    server.refuses = LinkLost("refused")
+    link = Link(server, Backoff(base=4, cap=10), rng=Exact(), clock=lambda: 1000.0)
+
+    async def run() -> None:
+        task = asyncio.create_task(link.run())
+        await until(lambda: link.state.failures == 1, every=0.05)
+        assert link.state.next_retry_at == 1004.0
+        with pytest.raises(LinkDown) as caught:
+            link.check()
+        assert caught.value.details["retry_in"] == 4.0
+        task.cancel()
+
+    run_leaping(run())
+
+
 # How its adapter is reached
 
 

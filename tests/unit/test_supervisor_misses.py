@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
@@ -302,3 +303,25 @@ def test_a_drain_with_nothing_to_wait_for_ends_at_once() -> None:
         await world.misses.drain(8)
 
     play(scenario)
+
+
+@pytest.mark.parametrize("how", ["it fails", "it is cancelled"])
+def test_a_computation_that_nobody_waits_for_leaves_no_lost_exception(how: str) -> None:
+    """Its failure is taken note of, and so is its end at a stop: the loop reports no lost exception."""
+    reported: list[dict[str, object]] = []
+
+    async def scenario(world: World) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        world.error = QueryFailed("refused")
+        world.begin()
+        await world.settle()
+        if how == "it fails":
+            world.go.set()
+        else:
+            await world.misses.drain(0)
+        await world.settle()
+        gc.collect()
+        assert repr(world.misses) == "<Misses running=0 renewals=0>"
+
+    play(scenario)
+    assert reported == []
