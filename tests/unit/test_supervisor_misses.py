@@ -320,7 +320,7 @@ def test_a_computation_that_nobody_waits_for_leaves_no_lost_exception(how: str) 
         else:
             await world.misses.drain(0)
         await world.settle()
-        gc.collect()
+        gc.collect(1)
         assert repr(world.misses) == "<Misses running=0 renewals=0>"
 
     play(scenario)
