@@ -59,7 +59,7 @@ test-pythons: $(STAMP) ## run the unit tests on every Python from 3.11 to 3.13 t
 	$(BIN)/python tests/pythons.py
 
 mutants: $(STAMP) ## put small faults into the core, and see whether the unit tests find them (ARGS="--seed 1")
-	$(BIN)/python tests/mutants/run.py $(ARGS)
+	$(BIN)/python -m tests.mutants.run $(ARGS)
 
 slim: $(STAMP) ## install the gateway alone into an empty environment, and start it
 	$(BIN)/python tests/slim_install.py

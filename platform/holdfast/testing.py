@@ -45,7 +45,7 @@ def compute(report: Report, rows: Mapping[Callable[..., Any], Sequence[Row]], **
 
     Raises:
         InvalidParams: names each parameter that is unknown, missing or not of its type.
-        UnknownQuery: the report has a query for which no rows are given.
+        UnknownQuery: the report has a query for which no rows are given, or rows are given for another one.
         ComputeFailed: the report's function raised; the message says what.
     """
     checked = report.reader.parse(params)
@@ -62,16 +62,21 @@ class MemoryBackend:
         report: whose queries are answered.
         rows: what each query gives, by its function or by its name.
         monotonic: the clock by which leases end, in seconds.
+
+    Raises:
+        UnknownQuery: rows are given for a query that the report does not have.
     """
 
     def __init__(
         self,
         report: Report,
-        rows: Mapping[Callable[..., Any], QueryRows] | Mapping[str, QueryRows],
+        rows: Mapping[Any, QueryRows],
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.rows: dict[str, QueryRows] = {_name(report, query): given for query, given in rows.items()}
+        for name in self.rows.keys() - report.queries.keys():
+            raise UnknownQuery(f"{report.name} has no query {name!r}", known=sorted(report.queries))
         self.stored: dict[str, bytes] = {}
         """Packed entries by key."""
         self.leases: dict[str, tuple[int, float]] = {}

@@ -1,4 +1,4 @@
-"""Stacks that several modules here use, each module one of its own."""
+"""Stacks and links that several modules here use."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ POOL = 5
 # Two gateways, one open and one that wants tokens, on one supervisor and servers of their own.
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def gateways() -> Iterator[Stack]:
-    """The stack with the two gateways; the last test may have left parts of it down."""
+    """The stack with the two gateways, for all modules; the last test may have left parts of it down."""
     with Stack(servers=True) as stack:
         stack.supervisor(until="")
         stack.gateway("open", GW_AUTH="off", GW_MISS_TIMEOUT="700")

@@ -31,6 +31,14 @@ from holdfast.errors import LocalError
 KINDS: list[type[Server]] = [Postgres, Mongo, Valkey]
 
 
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running server of each kind, for tests that leave it as it is."""
+    kind: type[Server] = request.param
+    with kind(tmp_path_factory.mktemp("running") / "a home") as made:
+        yield made
+
+
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """A running server of each kind, in a home whose path holds a space."""
@@ -140,18 +148,18 @@ async def log_in(server: Server, password: str | None) -> None:
 
 
 @pytest.mark.parametrize("password", [None, "wrong"])
-def test_wrong_or_missing_credentials_are_refused(server: Server, password: str | None) -> None:
+def test_wrong_or_missing_credentials_are_refused(running: Server, password: str | None) -> None:
     """No server answers without a password, or with a wrong one."""
     with pytest.raises(Exception, match=r"(?i)auth|password|invalid username"):
-        asyncio.run(log_in(server, password))
+        asyncio.run(log_in(running, password))
 
 
-def test_no_secret_is_on_any_command_line(server: Server) -> None:
+def test_no_secret_is_on_any_command_line(running: Server) -> None:
     """The command lines of a server and of its children show none of the generated secrets."""
-    secrets = [file.read_text() for file in (server.home / "secrets").iterdir()]
+    secrets = [file.read_text() for file in (running.home / "secrets").iterdir()]
     assert secrets
-    assert server.pid is not None
-    process = psutil.Process(server.pid)
+    assert running.pid is not None
+    process = psutil.Process(running.pid)
     for each in [process, *process.children(recursive=True)]:
         line = " ".join(each.cmdline())
         assert not any(secret in line for secret in secrets)
@@ -159,24 +167,24 @@ def test_no_secret_is_on_any_command_line(server: Server) -> None:
         assert not any(secret in variables for secret in secrets)
 
 
-def test_secrets_are_private_files_and_env_names_them(server: Server) -> None:
+def test_secrets_are_private_files_and_env_names_them(running: Server) -> None:
     """Secrets are files of mode 0600 in a folder of mode 0700; the settings hold their names only."""
-    folder = server.home / "secrets"
+    folder = running.home / "secrets"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for file in folder.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        assert not any(file.read_text() in value for value in server.env().values())
-    named = {Path(v) for k, v in server.env().items() if k.endswith("_FILE")}
+        assert not any(file.read_text() in value for value in running.env().values())
+    named = {Path(v) for k, v in running.env().items() if k.endswith("_FILE")}
     assert named
     assert all(file.parent == folder and file.exists() for file in named)
 
 
-def test_only_loopback_listens(server: Server) -> None:
+def test_only_loopback_listens(running: Server) -> None:
     """A server listens on 127.0.0.1 and its port, on no other address, and on no Unix socket."""
-    assert server.pid is not None
-    process = psutil.Process(server.pid)
+    assert running.pid is not None
+    process = psutil.Process(running.pid)
     listening = {c.laddr for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
-    assert {(a.ip, a.port) for a in listening} == {("127.0.0.1", server.port)}
+    assert {(a.ip, a.port) for a in listening} == {("127.0.0.1", running.port)}
     assert not [c for c in process.net_connections("unix") if c.laddr]
 
 

@@ -1,7 +1,7 @@
 """Small faults that can be put into a source: a comparison turned round, a constant moved, a call left out.
 
 A fault is a replacement in the text, at the place of a node of the syntax tree or of a piece of a Lua script.
-Annotations, text, log calls, `frozen` and `slots` are left alone: no behaviour depends on them.
+Annotations, text, log calls, `frozen`, `slots` and `strict` are left alone: no behaviour depends on them.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _nodes(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
 
 def _is_passed_over(node: ast.AST) -> bool:
     match node:
-        case ast.JoinedStr() | ast.If(ast.Name("TYPE_CHECKING")) | ast.keyword("frozen" | "slots"):
+        case ast.JoinedStr() | ast.If(ast.Name("TYPE_CHECKING")) | ast.keyword("frozen" | "slots" | "strict"):
             return True
         case ast.Expr():
             return ast.unparse(node).startswith(("log.", "log(", "self._log.", "structlog."))

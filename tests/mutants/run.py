@@ -13,6 +13,7 @@ import os
 import py_compile
 import queue
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import coverage
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.mutants.faults import Fault, faults_of
 
 ROOT = Path(__file__).parents[2]
@@ -75,8 +74,8 @@ def main() -> int:
     survivors = [fault for fault, is_found in zip(chosen, found, strict=True) if not is_found]
     for fault in sorted(survivors, key=lambda fault: (fault.file, fault.begin)):
         print(f"\n{Path(fault.file).relative_to(ROOT)}:{fault.lines.start}")
-        for sign, text in (("-", _head(fault.before)), ("+", _head(fault.after))):
-            print(f"  {sign} {text}")
+        for sign, text in (("-", fault.before), ("+", fault.after)):
+            print(f"  {sign} {text.splitlines()[0]}")
     print(f"\n{sum(found)} of {len(chosen)} found.")
     return 0 if sum(found) >= GOAL * len(chosen) else 1
 
@@ -109,11 +108,21 @@ def _reached_by(tests: list[str], data: Path) -> Tests:
 
 
 def _tests_of(fault: Fault, reached: Tests) -> list[str]:
-    """The tests that reach the fault first, then, where it is reached by an import, all of its file."""
+    """The tests that reach the fault; where an import reaches it, then also all that know its file."""
     lines = reached[Path(fault.file)]
     near = set().union(*(lines.get(line, set()) for line in fault.lines))
-    far = set().union(*lines.values()) if "" in near or not near else set()
+    far = set().union(*lines.values(), _importers(Path(fault.file))) if "" in near or not near else set()
     return [*sorted(near - {""}), *sorted(far - near - {""})]
+
+
+def _importers(path: Path) -> set[str]:
+    """The test modules that import a module: who compares a constant reaches no line of its file."""
+    package = next(name for name, folder in PACKAGES.items() if path.is_relative_to(ROOT / folder))
+    *parents, name = path.relative_to(ROOT / PACKAGES[package]).with_suffix("").parts
+    named = re.compile(rf"^from {'.'.join([package, *parents])}(\.{name} import| import .*\b{name}\b)", re.M)
+    return {
+        str(p.relative_to(ROOT)) for p in (ROOT / "tests/unit").glob("*.py") if named.search(p.read_text())
+    }
 
 
 def _is_found(fault: Fault, tests: list[str], copies: queue.Queue[Path]) -> bool:
@@ -180,11 +189,6 @@ def _python(
         process.communicate()
         return None
     return subprocess.CompletedProcess(arguments, process.returncode, printed)
-
-
-def _head(text: str) -> str:
-    lines = text.splitlines()
-    return f"{lines[0]} …" if len(lines) > 1 else text
 
 
 if __name__ == "__main__":

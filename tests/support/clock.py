@@ -13,18 +13,18 @@ Ts = TypeVarTuple("Ts")
 
 
 class LeapingLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock leaps to the next timer whenever nothing is ready.
+    """An event loop whose clock stands still, and leaps to the next timer whenever nothing is ready.
 
     For code without sockets: the leap does not wait for these. What would run in a thread runs at once.
     """
 
     def __init__(self) -> None:
-        self._skipped = 0.0
+        self._now = 0.0
         super().__init__(_LeapingSelector(self))
 
     def time(self) -> float:
-        """The loop's clock: the real one and all that was leapt over, in seconds."""
-        return super().time() + self._skipped
+        """The loop's clock: all that was leapt over, in seconds. However slow the machine is, no more."""
+        return self._now
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
@@ -39,7 +39,7 @@ class LeapingLoop(asyncio.SelectorEventLoop):
 
     def leap(self, seconds: float) -> None:
         """Move the clock forward."""
-        self._skipped += seconds
+        self._now += seconds
 
 
 class _LeapingSelector(selectors.DefaultSelector):

@@ -205,7 +205,7 @@ class Stack:
             if not process.running:
                 pytest.fail(f"{process} ended at its start: {process.output()}")
             with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"http://127.0.0.1:{port}/{path}", timeout=2).status_code == 200
+                return self._http.get(f"http://127.0.0.1:{port}/{path}").status_code == 200
             return False
 
         eventually(f"200 of {process} at /{path}", answered, within=30)
@@ -232,9 +232,15 @@ class Stack:
 
     # What the supervisor shows.
 
+    @cached_property
+    def _http(self) -> httpx.Client:
+        # One client, since each loads its certificates; no kept connection, since processes come and go.
+        unkept = httpx.Limits(max_keepalive_connections=0)
+        return self._exit.enter_context(httpx.Client(timeout=5, limits=unkept))
+
     def admin(self, path: str) -> httpx.Response:
         """GET of the supervisor's admin port."""
-        return httpx.get(f"http://127.0.0.1:{self.port()}/{path}", timeout=5)
+        return self._http.get(f"http://127.0.0.1:{self.port()}/{path}")
 
     def ready(self) -> bool:
         """Whether the supervisor says that it is ready."""

@@ -1,4 +1,4 @@
-"""Cache entries: what is stored is what is read, and what was damaged on the way is never an entry."""
+"""Cache entries: what is stored is what is read, and what was damaged is never an entry."""
 
 from __future__ import annotations
 
@@ -76,6 +76,15 @@ def test_what_is_packed_is_unpacked(entry: Entry) -> None:
     assert peek(pack(entry)[:HEADER_BYTES]) == entry.header == Header(times, entry.token, entry.version)
 
 
+def test_stored_bytes_have_the_documented_form() -> None:
+    """Entries outlive a release: `HF`, the schema, a 16-byte check, three doubles, an array in msgpack."""
+    entry = Entry("gwcache:/k", 1.5, 2.5, 3.5, "d", 7, b"body", b"g", b"z")
+    content = [entry.key, entry.digest, entry.rows, entry.body, entry.gzip, entry.zstd]
+    payload = struct.pack(">ddd", 1.5, 2.5, 3.5) + msgspec.msgpack.encode(content)
+    assert pack(entry) == b"HF\x01" + hashlib.blake2b(payload, digest_size=16).digest() + payload
+    assert HEADER_BYTES == 3 + 16 + 24
+
+
 @given(st.integers(0, len(SAMPLE) - 1), st.integers(1, 255))
 @example(0, 1)
 @example(2, SCHEMA)
@@ -107,7 +116,7 @@ def test_what_follows_an_entry_is_noticed(more: bytes) -> None:
 @example(b"HF")
 @example(b"\x80\x04\x95")
 def test_foreign_bytes_are_never_an_entry(stored: bytes) -> None:
-    """Whatever else lies under a key is told apart, and never raises."""
+    """Whatever else lies under a key is recognised as foreign, and never raises."""
     assert isinstance(unpack(KEY, stored), Unusable)
     assert stored.startswith(b"HF") or unpack(KEY, stored) is Unusable.FOREIGN
 
@@ -144,7 +153,7 @@ def test_nothing_stored_is_missing() -> None:
 
 @given(st.integers(0, 255).filter(lambda schema: schema != SCHEMA), st.binary(max_size=40))
 def test_another_schema_is_recognised(schema: int, rest: bytes) -> None:
-    """What an older or newer release wrote is told from corruption, and its bytes are not interpreted."""
+    """What an older or newer release wrote is not taken for corruption, and its bytes are not interpreted."""
     assert unpack(KEY, b"HF" + bytes([schema]) + rest) is Unusable.OLDER
     assert peek((b"HF" + bytes([schema]) + rest).ljust(HEADER_BYTES, b"\0")) is None
 
@@ -200,6 +209,14 @@ def test_compressed_bodies_decode_to_the_body(count: int) -> None:
         assert zstandard.decompress(entry.zstd) == entry.body
         assert len(entry.gzip) < len(entry.body)
         assert entry.gzip[4:8] == bytes(4)  # MTIME of RFC 1952 §2.3: none
+
+
+@pytest.mark.parametrize(("size", "compressed"), [(511, False), (512, True)])
+def test_a_body_of_512_bytes_is_worth_compressing(size: int, compressed: bool) -> None:
+    """Below that both compressed copies are left out."""
+    times = Times(1.0, 2.0, 3.0)
+    entry = enclose(key=KEY, body=b"x" * size, digest_of=b"", rows=0, times=times)
+    assert (bool(entry.gzip), bool(entry.zstd)) == (compressed, compressed)
 
 
 VALUES = st.recursive(

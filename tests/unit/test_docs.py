@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from holdfast.reports import Registry
+from holdfast.testing import compute
 
 ROOT = Path(__file__).parents[2]
 RECORDS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
@@ -114,3 +119,25 @@ def test_a_path_is_seen_in_prose_and_in_a_block() -> None:
     )
     assert named_paths(text) == {"tests/unit/test_docs.py::test_x", "docs/a.md"}
     assert named_targets(text) == {"install"}
+
+
+def test_the_test_of_a_report_in_the_docs_passes() -> None:
+    """What a reader copies from the page about reports runs as it stands, and its test passes."""
+    text = (ROOT / "docs" / "reports.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Callable[[], None]] = {}
+    exec(compile(block, "docs", "exec", dont_inherit=True), names)  # noqa: S102 - the docs' own code
+    names["test_a_flight_counts_in_the_bin_of_its_weather"]()
+
+
+def test_the_report_in_the_readme_is_whole() -> None:
+    """README's report loads as it stands, and computes what its own test would give it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "docs", "exec", dont_inherit=True), names)  # noqa: S102 - the docs' own code
+    rows = [{"dest": "ATL", "flights": 2, "avg_arr_delay": 7.5}]
+    report = names["delays"]
+    assert Registry([report]).query("delays.by_destination")[0] is report
+    assert len(report.warm) == 13
+    assert compute(report, {names["by_destination"]: rows}, month=7) == rows

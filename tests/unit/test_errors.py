@@ -15,6 +15,7 @@ from holdfast.errors import (
     ReportError,
     Retryable,
     SettingsError,
+    StoreUnavailable,
     SupervisorUnavailable,
     exit_on_error,
     from_wire,
@@ -72,13 +73,26 @@ def test_an_error_says_whether_trying_again_helps(cls: type[HoldfastError]) -> N
     assert cls.retryable is issubclass(cls, Retryable)
 
 
-def test_where_the_lines_run() -> None:
-    """A refused password is a link that is down; a wrong parameter or a refused query is never retried."""
-    assert issubclass(AuthenticationFailed, LinkDown)
-    assert issubclass(SupervisorUnavailable, LinkDown)
-    assert LeaseHeld.retryable
-    for cls in (InvalidParams, QueryFailed, SettingsError, ReportError):
-        assert not cls.retryable
+@pytest.mark.parametrize("cls", [AuthenticationFailed, SupervisorUnavailable, StoreUnavailable])
+def test_what_keeps_a_system_from_being_reached_is_a_link_that_is_down(cls: type[HoldfastError]) -> None:
+    """A refused password, an absent supervisor and an absent Redis are handled as a link that is down."""
+    assert issubclass(cls, LinkDown)
+
+
+@pytest.mark.parametrize(
+    ("cls", "retryable"),
+    [
+        (LeaseHeld, True),
+        (LinkDown, True),
+        (InvalidParams, False),
+        (QueryFailed, False),
+        (SettingsError, False),
+        (ReportError, False),
+    ],
+)
+def test_what_is_wrong_is_never_tried_again(cls: type[HoldfastError], retryable: bool) -> None:
+    """A held lease passes; a wrong parameter, a refused query or a wrong definition does not."""
+    assert cls.retryable is retryable
 
 
 @pytest.mark.parametrize(
@@ -93,7 +107,7 @@ def test_where_the_lines_run() -> None:
 def test_a_command_ends_in_a_line(
     error: BaseException, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What a person can mend ends a command with one line on standard error and a status, no traceback."""
+    """What a person can correct ends a command with one line on standard error and a status, no traceback."""
     with pytest.raises(SystemExit) as end, exit_on_error():
         raise error
     assert end.value.code == status

@@ -249,3 +249,26 @@ def test_a_gateway_without_its_secret_lets_nobody_in(monkeypatch: pytest.MonkeyP
     with pytest.raises(SettingsError, match=r"^JWT_SECRET: "):
         auth.claims("Bearer x.y.z")
     assert refused(None, auth).response.status == 401
+
+
+def test_a_caller_is_remembered_until_the_token_ends(pass_time: Callable[[float], None]) -> None:
+    """Only a header that was verified, and has not ended, needs no further look."""
+    auth = Authenticator(JWT)
+    header = f"Bearer {issue('ada', ttl=60)}"
+    assert [auth.remembers(given) for given in (header, None, "")] == [False, False, False]
+    auth.claims(header)
+    assert [auth.remembers(given) for given in (header, None, "", header + "x")] == [True] + [False] * 3
+    pass_time(61)
+    assert not auth.remembers(header)
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer nonsense"])
+def test_without_authentication_nobody_needs_a_look(header: str | None) -> None:
+    """With GW_AUTH=off every caller is taken as verified."""
+    assert Authenticator(OFF).remembers(header)
+
+
+@pytest.mark.parametrize(("length", "detail"), [(8192, "not valid"), (8193, "is required")])
+def test_a_token_has_a_bounded_length(length: int, detail: str) -> None:
+    """A token of more than 8,192 characters is not even looked at."""
+    assert detail in json.loads(refused("Bearer " + "a" * length).response.body)["detail"]

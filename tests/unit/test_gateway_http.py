@@ -11,7 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from holdfast.cache.entry import Entry, build
-from holdfast.errors import HoldfastError, InvalidParams, LinkDown, UnknownReport
+from holdfast.errors import (
+    DeadlineExceeded,
+    HoldfastError,
+    InvalidParams,
+    LinkDown,
+    Overloaded,
+    QueryFailed,
+    UnknownReport,
+)
 from holdfast_gateway.http import (
     Cache,
     Encoding,
@@ -21,6 +29,7 @@ from holdfast_gateway.http import (
     cors,
     matches,
 )
+from holdfast_gateway.l1.lookup import StillComputing
 from holdfast_gateway.problems import Problem, problem_of, unavailable
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -177,7 +186,7 @@ def test_a_304_has_what_a_cache_needs_and_no_body_headers() -> None:
 
 
 def test_a_public_result_says_for_how_long() -> None:
-    """Cache-Control has the whole lifetime and the two stale-* directives of RFC 5861, in seconds."""
+    """Cache-Control has the full lifetime and the two stale-* directives of RFC 5861, in seconds."""
     headers = dict(shown().headers("HIT", "", 12.7, 887.3))
     assert headers["cache-control"] == (
         "public, max-age=900, stale-while-revalidate=86400, stale-if-error=86400"
@@ -233,6 +242,29 @@ def test_headers_of_one_answer_are_not_sent_with_another() -> None:
     assert [(headers["x-cache"], headers.get("content-encoding", "")) for headers in answers] == order
 
 
+def test_headers_are_made_once_a_second() -> None:
+    """Within a second every answer of one kind has the same list, and another one in the next second."""
+    representation = shown()
+    lists = [representation.headers("HIT", "gzip", age, 900 - age) for age in (5, 5.9, 6)]
+    assert lists[0] is lists[1]
+    assert lists[1] is not lists[2]
+    assert representation.headers("HIT", "", 6, 894) is representation.headers("HIT", "", 6, 894)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "max_stale", "said"),
+    [
+        (0.4, 0.6, "max-age=0, stale-while-revalidate=1, stale-if-error=1"),
+        (-5, 0, "max-age=0, stale-while-revalidate=0, stale-if-error=0"),
+        (5, -5, "max-age=5, stale-while-revalidate=0, stale-if-error=0"),
+    ],
+)
+def test_no_lifetime_is_negative(ttl: float, max_stale: float, said: str) -> None:
+    """Lifetimes are whole seconds, and zero where nothing is left (an entry that was marked stale)."""
+    headers = dict(shown(entry_of(ttl=ttl, max_stale=max_stale)).headers("HIT", "", 0, 0))
+    assert headers["cache-control"] == f"public, {said}"
+
+
 def test_the_etag_is_the_digest_of_the_rows() -> None:
     """The validator is weak, since `as_of` differs between bodies of the same rows."""
     entry = entry_of()
@@ -284,6 +316,13 @@ def test_only_a_listed_origin_may_read_an_answer(origin: str | None) -> None:
 def test_a_shared_cache_keeps_origins_apart(origin: str | None) -> None:
     """Where origins make a difference every answer says so, lest one page's answer be given to another."""
     assert ("vary", "origin") in cors(origin, ALLOWED)
+
+
+def test_without_an_origin_nothing_is_allowed_by_the_list_of_all() -> None:
+    """A request that names no origin is given none; with one, `*` in the list allows it by its name."""
+    everyone = frozenset({"*"})
+    assert cors(None, everyone) == [("vary", "origin")]
+    assert ("access-control-allow-origin", "https://b.example") in cors("https://b.example", everyone)
 
 
 # Problems
@@ -362,3 +401,87 @@ def test_a_link_that_is_down_is_named() -> None:
     """Where a database is down the problem says which one."""
     response = problem_of(LinkDown("postgres is down", link="postgres", retry_in=2)).response
     assert "Postgres is down" in json.loads(response.body)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "title", "members"),
+    [
+        (
+            UnknownReport("there is no report 'x'", known=["a"]),
+            404,
+            "Not Found",
+            {"detail": "there is no report 'x'.", "reports": ["a"]},
+        ),
+        (
+            InvalidParams("month: is required", errors=[{"name": "month", "reason": "is required"}]),
+            422,
+            "Unprocessable Content",
+            {"detail": "month: is required.", "errors": [{"name": "month", "reason": "is required"}]},
+        ),
+        (
+            StillComputing(),
+            202,
+            "Accepted",
+            {"detail": "The result is being computed; ask again."},
+        ),
+        (
+            LinkDown("postgres is down", link="postgres", retry_in=2),
+            503,
+            "Service Unavailable",
+            {"detail": "This result is not in the cache and cannot be computed now: Postgres is down."},
+        ),
+        (
+            LinkDown("mongo is down", link="mongo"),
+            503,
+            "Service Unavailable",
+            {"detail": "This result is not in the cache and cannot be computed now: MongoDB is down."},
+        ),
+        (
+            LinkDown("redis is down", link="redis"),
+            503,
+            "Service Unavailable",
+            {"detail": "This result is not in the cache and cannot be computed now."},
+        ),
+        (
+            Overloaded("200 results are being computed"),
+            503,
+            "Service Unavailable",
+            {"detail": "This result is not in the cache and cannot be computed now."},
+        ),
+        (
+            DeadlineExceeded("late"),
+            503,
+            "Service Unavailable",
+            {"detail": "This result took too long to compute."},
+        ),
+        (
+            QueryFailed("syntax"),
+            500,
+            "Internal Server Error",
+            {"detail": "This result could not be computed.", "code": "query_failed"},
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_the_client_can_correct_is_said(
+    error: HoldfastError, status: int, title: str, members: dict[str, Any]
+) -> None:
+    """An unknown report and a wrong parameter are named; an outage says what is down, and no more."""
+    response = problem_of(error).response
+    document = json.loads(response.body)
+    assert response.status == status
+    assert document == {"type": "about:blank", "title": title, "status": status, **members}
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (StillComputing(), "2"),
+        (LinkDown("down", retry_in=3.5), "4"),
+        (LinkDown("down", retry_in=0), "1"),
+        (LinkDown("down"), "1"),
+    ],
+)
+def test_what_passes_says_when_to_try_again(error: HoldfastError, seconds: str) -> None:
+    """A result that is being computed is there soon; a link that is down is tried again at a known time."""
+    assert dict(problem_of(error).response.headers)["retry-after"] == seconds

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,22 @@ PACKAGES = {
     "holdfast_flights": ROOT / "workers" / "holdfast_flights",
     "holdfast_gateway": ROOT / "gateway" / "holdfast_gateway",
 }
-MAY_IMPORT = {
-    "holdfast": {"holdfast"},
-    "holdfast_workers": {"holdfast_workers", "holdfast"},
-    "holdfast_flights": {"holdfast_flights", "holdfast"},
-    "holdfast_gateway": {"holdfast_gateway", "holdfast"},
+FLOORS = (
+    {"holdfast", "holdfast.errors", "holdfast.backoff", "holdfast.logs"},
+    {"holdfast.processes", "holdfast.settings", "holdfast.reports"},
+    {"holdfast.tokens", "holdfast.links", "holdfast.embedded"},
+    {"holdfast.cache", "holdfast.up"},
+    {"holdfast.rpc"},
+    {"holdfast.testing", "holdfast.supervisor", "holdfast.cli"}
+    | {"holdfast_workers", "holdfast_gateway", "holdfast_flights"},
+)
+"""What lies on each floor, from the ground up. A module imports its own folder and lower floors."""
+ONLY = {
+    "holdfast.rpc.server": {"holdfast.errors", "holdfast.rpc"},
+    "holdfast.rpc.dispatch": {"holdfast.errors"},
+    "holdfast_flights": {"holdfast_flights", "holdfast.errors", "holdfast.settings", "holdfast.reports"},
 }
+"""Modules that may import less: the socket knows no operation, the example is as a user's reports are."""
 HEAVY = {
     *("sqlalchemy", "beanie", "pymongo", "bson", "celery", "kombu", "asyncpg", "starlette", "uvicorn"),
     *("zstandard", "flower", "psutil", "numpy", "pandas"),
@@ -30,44 +42,114 @@ HEAVY = {
 """What the slim gateway does not install."""
 
 
-def imported(source: str) -> set[str]:
-    """Every module that a source imports: at its top or within a function, by statement or by string."""
-    found: set[str] = set()
+def imported(source: str) -> dict[str, int]:
+    """The line of every import of a source: at its top or within a function, by statement or by string."""
+    found: dict[str, int] = {}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found |= {alias.name: node.lineno for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, (
                 f"line {node.lineno}: imports are absolute, so that a rule can be read off"
             )
-            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+            found |= dict.fromkeys(names, node.lineno)
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if called in {"import_module", "__import__"}:
-                found.add(str(node.args[0].value))
+                found[str(node.args[0].value)] = node.lineno
     return found
 
 
-def ours(package: str) -> dict[str, set[str]]:
-    """The modules of our packages that each file of a package imports."""
+def ours(package: str) -> dict[str, dict[str, int]]:
+    """What each module of a package imports of our packages, and in which line."""
     found = {}
     for path in sorted(PACKAGES[package].rglob("*.py")):
+        module = ".".join([package, *path.relative_to(PACKAGES[package]).with_suffix("").parts])
         names = imported(path.read_text(encoding="utf-8"))
-        found[str(path.relative_to(ROOT))] = {n for n in names if n.partition(".")[0] in PACKAGES}
+        found[module.removesuffix(".__init__")] = {
+            name: line for name, line in names.items() if name.partition(".")[0] in PACKAGES
+        }
     assert len(found) > 3, f"no sources found for {package}"
     return found
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_imports_flow_one_way(package: str) -> None:
-    """Workers, gateway and example build on `holdfast`; it builds on none of them, nor they on each other."""
-    wrong = {
-        f"{path} imports {name}"
-        for path, names in ours(package).items()
-        for name in names
-        if name.partition(".")[0] not in MAY_IMPORT[package]
-    }
-    assert wrong == set()
+MODULES = {module: names for package in PACKAGES for module, names in ours(package).items()}
+
+
+def folder(module: str) -> str:
+    """The folder, or the module at the top of a package, that a floor holds: `holdfast.links`."""
+    package, *rest = module.split(".")
+    inner = ".".join([package, *rest[:1]])
+    return inner if package == "holdfast" and _source(inner) else package
+
+
+def floor(module: str) -> int:
+    """On which floor a module lies."""
+    (number,) = [n for n, folders in enumerate(FLOORS) if folder(module) in folders]
+    return number
+
+
+def too_high(module: str, names: Mapping[str, int]) -> list[str]:
+    """The imports of a module that do not fall downwards, each in a sentence."""
+    return [
+        f"{module}, line {line}, imports {name} of floor {floor(name)}; its own floor is {floor(module)}"
+        for name, line in names.items()
+        if folder(name) != folder(module) and floor(name) >= floor(module)
+    ]
+
+
+def test_every_folder_has_a_floor() -> None:
+    """A new folder gets its place in FLOORS, and none is there twice or is gone."""
+    assert {folder(module) for module in MODULES} == set().union(*FLOORS)
+    assert sum(len(folders) for folders in FLOORS) == len(set().union(*FLOORS))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_fall_downwards(module: str) -> None:
+    """A module builds on what lies below its floor, in its functions and by strings too."""
+    assert too_high(module, MODULES[module]) == []
+
+
+@pytest.mark.parametrize("place", ONLY)
+def test_some_modules_import_less_than_their_floor(place: str) -> None:
+    """The socket's server knows no operation, and the example imports what every user's reports may."""
+    wrong = [
+        f"{module}, line {line}, imports {name}"
+        for module, names in MODULES.items()
+        if module == place or module.startswith(f"{place}.")
+        for name, line in names.items()
+        if folder(name) not in ONLY[place]
+    ]
+    assert wrong == []
+
+
+def test_a_wrong_import_is_named() -> None:
+    """The message of a failure has the module, the line, the import and both floors."""
+    assert too_high("holdfast.links.state", imported("\nfrom holdfast.cache import store\n")) == [
+        "holdfast.links.state, line 2, imports holdfast.cache of floor 3; its own floor is 2",
+        "holdfast.links.state, line 2, imports holdfast.cache.store of floor 3; its own floor is 2",
+    ]
+    assert too_high("holdfast.rpc.client", imported("from holdfast.supervisor import main")) != []
+    assert too_high("holdfast_workers.tasks", imported("import holdfast_gateway.app")) != []
+    assert too_high("holdfast.rpc.client", imported("from holdfast.cache import entry")) == []
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """The modules of a circle of imports, the first one again at the end; none where there is no circle."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_module_is_in_an_import_circle() -> None:
+    """Imports at the top of modules end somewhere; those for type checkers alone do not count."""
+    graph = {module: {name for name in _loaded_by(module) if name in MODULES} for module in MODULES}
+    assert sum(len(names) for names in graph.values()) > 100
+    assert circle(graph) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) in (["b", "c", "b"], ["c", "b", "c"])
 
 
 def test_an_import_is_seen_wherever_it_stands() -> None:
@@ -79,8 +161,8 @@ def test_an_import_is_seen_wherever_it_stands() -> None:
         "    importlib.import_module('e.f')\n"
         "    return __import__('g')\n"
     )
-    assert imported(source) == {"a.b", "c", "c.d", "e.f", "g"}
-    assert any("holdfast.cache.refresh" in names for names in ours("holdfast_workers").values())
+    assert imported(source) == {"a.b": 1, "c": 3, "c.d": 3, "e.f": 4, "g": 5}
+    assert "holdfast.cache.refresh" in MODULES["holdfast_workers.tasks"]
 
 
 def test_only_light_modules_reach_the_gateway() -> None:
@@ -178,9 +260,9 @@ def test_the_command_line_is_slim() -> None:
 
 def test_platform_is_a_folder_and_no_package() -> None:
     """`platform/` must not hide Python's own module, which pytest itself imports: it has no __init__.py."""
-    assert not (ROOT / "platform" / "__init__.py").exists()
-    for folder in ("workers", "gateway"):
-        assert not (ROOT / folder / "__init__.py").exists()
+    assert [
+        name for name in ("platform", "workers", "gateway") if (ROOT / name / "__init__.py").exists()
+    ] == []
     script = "import platform; print(platform.__file__, platform.python_implementation())"
     path, implementation = run(script).split()
     assert not Path(path).is_relative_to(ROOT / "platform")

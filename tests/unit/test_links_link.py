@@ -1,15 +1,16 @@
-"""A link's states: the pure function that decides them, and the loop that follows it."""
+"""A link's loop: when it opens, probes, loses and opens again, and how its adapter is reached through it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.conditions import until
+from tests.support.link_adapter import Exact, Server
 
 from holdfast.backoff import Backoff
 from holdfast.errors import (
@@ -18,190 +19,16 @@ from holdfast.errors import (
     LinkDown,
     LinkLost,
     LinkUnused,
-    SettingsError,
+    PoolExhausted,
+    QueryFailed,
 )
-from holdfast.links.adapter import PoolStatus
 from holdfast.links.link import Link
-from holdfast.links.mongo import MongoAdapter
-from holdfast.links.redis import RedisAdapter
-from holdfast.links.state import (
-    Action,
-    Attempting,
-    Event,
-    Failed,
-    LinkState,
-    Lost,
-    Opened,
-    Phase,
-    step,
-)
-from holdfast.settings import MongoSettings, RedisSettings
+from holdfast.links.state import LinkState, Phase
 
 TIMES = st.floats(0, 4e9)
-ERRORS = st.text(max_size=5)
-EVENTS: st.SearchStrategy[Event] = st.one_of(
-    st.builds(Attempting, TIMES),
-    st.builds(Opened, TIMES),
-    st.builds(Failed, TIMES, ERRORS, st.floats(0, 100)),
-    st.builds(Lost, TIMES, ERRORS),
-)
-BURSTS = st.integers(1, 8)
-
-
-# The pure function
-
-
-@given(st.lists(EVENTS, max_size=30), BURSTS)
-def test_a_link_is_up_only_while_the_last_thing_that_happened_is_that_it_opened(
-    events: list[Event], burst: int
-) -> None:
-    """In whatever order events come, nothing but an answered query makes a link up."""
-    state = LinkState()
-    for event in events:
-        state, _ = step(state, event, burst=burst)
-        assert (state.phase is Phase.UP) is isinstance(event, Opened)
-
-
-@given(st.lists(EVENTS, max_size=30), BURSTS)
-def test_the_generation_counts_the_openings(events: list[Event], burst: int) -> None:
-    """The generation grows by one with every opening and with nothing else, so what is older can be told."""
-    state = LinkState()
-    for event in events:
-        before = state.generation
-        state, _ = step(state, event, burst=burst)
-        assert state.generation == before + isinstance(event, Opened)
-
-
-@given(st.lists(EVENTS, max_size=30), BURSTS)
-def test_what_is_broken_is_discarded(events: list[Event], burst: int) -> None:
-    """After a failed attempt and after a loss the connections are closed; at no other time."""
-    state = LinkState()
-    for event in events:
-        state, actions = step(state, event, burst=burst)
-        assert (Action.DISCARD in actions) is isinstance(event, Failed | Lost)
-
-
-@given(st.lists(EVENTS, max_size=30), BURSTS)
-def test_a_next_attempt_is_announced_only_while_one_is_awaited(events: list[Event], burst: int) -> None:
-    """`next_retry_at` is set from a failure until the next attempt begins, and the last error is kept."""
-    state = LinkState()
-    for event in events:
-        state, _ = step(state, event, burst=burst)
-        if isinstance(event, Failed):
-            assert state.next_retry_at == event.at + event.delay
-            assert state.last_error == event.error
-        else:
-            assert state.next_retry_at is None
-
-
-@given(st.integers(0, 20), BURSTS, st.floats(1, 100))
-def test_a_burst_of_failures_is_backing_off_and_more_are_down(
-    failures: int, burst: int, delay: float
-) -> None:
-    """Fewer failures in a row than the burst are backing off; then the link is down until it opens."""
-    state, now = LinkState(since=1.0), 2.0
-    for failure in range(1, failures + 1):
-        before = state
-        state, _ = step(state, Attempting(now), burst=burst)
-        assert (state.phase, state.since) == (before.phase, before.since)
-        assert state.next_retry_at is None
-        state, _ = step(state, Failed(now + 0.5, "refused", delay), burst=burst)
-        assert state.phase is (Phase.BACKING_OFF if failure < burst else Phase.DOWN)
-        assert state.failures == failure
-        now += 0.5 + delay
-    state, _ = step(state, Attempting(now), burst=burst)
-    state, actions = step(state, Opened(now + 0.5), burst=burst)
-    assert (state.phase, state.since, state.failures) == (Phase.UP, now + 0.5, 0)
-    assert Action.ANNOUNCE in actions
-
-
-@given(st.integers(1, 20), BURSTS)
-def test_a_lost_link_begins_anew(failures: int, burst: int) -> None:
-    """A link that was lost after a bad time has a whole burst before it counts as down again."""
-    state = LinkState(Phase.DOWN, 1.0, failures, 3, "refused")
-    for event in (Opened(2.0), Lost(3.0, "broke")):
-        state, actions = step(state, event, burst=burst)
-        assert Action.ANNOUNCE in actions
-    assert (state.phase, state.since, state.failures, state.generation) == (Phase.CONNECTING, 3.0, 0, 4)
-    state, _ = step(state, Failed(4.0, "refused", 1.0), burst=burst)
-    assert state.failures == 1
-
-
-@given(st.lists(EVENTS, max_size=30), BURSTS)
-def test_a_change_of_phase_is_announced_and_staying_down_is_not(events: list[Event], burst: int) -> None:
-    """A log has a line when a link goes up or down, and none for each attempt while it stays down."""
-    state = LinkState()
-    for event in events:
-        before = state
-        state, actions = step(state, event, burst=burst)
-        if isinstance(event, Opened | Lost):
-            assert Action.ANNOUNCE in actions
-        if before.phase is state.phase is Phase.DOWN and before.failures:
-            assert Action.ANNOUNCE not in actions
-            assert state.since == before.since
-
-
-# The link around it
-
-
-class Server:
-    """A link's adapter over a server in memory, which takes and loses connections when it is told to."""
-
-    name = "memory"
-
-    def __init__(self) -> None:
-        self.refuses: BaseException | None = None
-        self.opened_at: list[float] = []
-        self.late = 0
-        self.probed = 0
-        self.closed = 0
-
-    async def open(self) -> None:
-        """One attempt."""
-        self.opened_at.append(asyncio.get_running_loop().time())
-        if self.refuses is not None:
-            raise self.refuses
-
-    async def probe(self) -> None:
-        """One query; the next `late` of them are not answered in time."""
-        self.probed += 1
-        if self.refuses is not None:
-            raise self.refuses
-        if self.late:
-            self.late -= 1
-            raise DeadlineExceeded("late")
-
-    async def close(self) -> None:
-        """The end of the connection."""
-        self.closed += 1
-
-    def pool(self) -> PoolStatus:
-        """No connections to speak of."""
-        return PoolStatus(1, 0, 1)
-
-    def endpoint(self) -> tuple[str, int] | None:
-        """Nothing to watch."""
-        return None
-
-
-class Exact(Random):
-    """Randomness that leaves every delay as it is."""
-
-    def random(self) -> float:
-        """The upper end."""
-        return 1.0
 
 
 Leaping = Callable[[Any], Any]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return once the condition holds; on the leaping loop a second of waiting takes no time."""
-    for _ in range(10_000):
-        if condition():
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("it did not happen within 500 seconds of leaping")
 
 
 def test_a_link_that_is_not_up_fails_at_once_with_the_time_of_its_next_attempt() -> None:
@@ -211,17 +38,24 @@ def test_a_link_that_is_not_up_fails_at_once_with_the_time_of_its_next_attempt()
     with pytest.raises(LinkDown, match=r"^memory is down$") as caught:
         link.check()
     assert caught.value.details == {"link": "memory", "retry_in": 4.25}
-    for phase in Phase:
-        link.state = LinkState(phase)
-        if phase is Phase.UP:
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_calls_pass_only_while_a_link_is_up(phase: Phase) -> None:
+    """In every other phase they fail, and may be tried again at once where no next attempt is planned."""
+    link = Link(Server(), Backoff())
+    link.state = LinkState(phase)
+    assert link.up is (phase is Phase.UP)
+    if phase is Phase.UP:
+        link.check()
+        return
+    if phase is Phase.UNUSED:
+        with pytest.raises(LinkUnused, match="MEMORY_URL"):
             link.check()
-        elif phase is Phase.UNUSED:
-            with pytest.raises(LinkUnused, match="MEMORY_URL"):
-                link.check()
-        else:
-            with pytest.raises(LinkDown) as caught:
-                link.check()
-            assert caught.value.details["retry_in"] == 0
+        return
+    with pytest.raises(LinkDown) as caught:
+        link.check()
+    assert caught.value.details["retry_in"] == 0
 
 
 def test_an_unused_link_is_never_opened(run_leaping: Leaping) -> None:
@@ -266,8 +100,8 @@ def test_use_does_not_touch_a_link_that_is_not_up(run_leaping: Leaping) -> None:
         run_leaping(run())
 
 
-def test_a_server_that_never_answers_is_tried_for_ever_at_the_cap(run_leaping: Leaping) -> None:
-    """Attempts come 1, 2, 4, 8 and then every 10 seconds, without end; after five the link is down."""
+def test_a_server_that_never_answers_is_tried_forever_at_the_cap(run_leaping: Leaping) -> None:
+    """Attempts come after 1, 2, 4, 8 and then every 10 seconds; after five the link is down."""
     server = Server()
     server.refuses = LinkLost("refused")
     seen: list[Phase] = []
@@ -280,7 +114,7 @@ def test_a_server_that_never_answers_is_tried_for_ever_at_the_cap(run_leaping: L
 
     async def run() -> None:
         task = asyncio.create_task(link.run())
-        await until(lambda: len(server.opened_at) == 40)
+        await until(lambda: len(server.opened_at) == 40, within=1000, every=0.05)
         assert link.state.phase is Phase.DOWN
         assert link.state.failures == 40
         task.cancel()
@@ -301,10 +135,10 @@ def test_a_link_comes_back_and_is_probed(run_leaping: Leaping) -> None:
         task = asyncio.create_task(link.run())
         await link.wait_up()
         assert link.state.generation == 1
-        await until(lambda: server.probed == 30)
+        await until(lambda: server.probed == 30, within=100, every=0.05)
         assert link.up
         server.refuses = LinkLost("broke")
-        await until(lambda: not link.up)
+        await until(lambda: not link.up, within=100, every=0.05)
         assert server.probed == 32
         assert link.state.last_error == "broke"
         server.refuses = None
@@ -325,9 +159,10 @@ def test_one_late_answer_is_no_loss(run_leaping: Leaping) -> None:
 
     async def run() -> None:
         task = asyncio.create_task(link.run())
-        for probed in range(2, 20, 2):
-            await until(lambda wanted=probed: server.probed >= wanted)  # type: ignore[misc]
+        for _ in range(9):
             server.late = 1
+            await asyncio.sleep(2.5)
+        assert server.late == 0
         task.cancel()
 
     run_leaping(run())
@@ -344,7 +179,7 @@ def test_a_refused_password_is_a_loss_at_once(run_leaping: Leaping) -> None:
         task = asyncio.create_task(link.run())
         await link.wait_up()
         server.refuses = AuthenticationFailed("refused")
-        await until(lambda: not link.up)
+        await until(lambda: not link.up, within=100, every=0.05)
         task.cancel()
 
     run_leaping(run())
@@ -352,7 +187,7 @@ def test_a_refused_password_is_a_loss_at_once(run_leaping: Leaping) -> None:
 
 
 def test_whoever_sees_a_connection_break_has_it_probed_at_once(run_leaping: Leaping) -> None:
-    """A call that loses its connection is told so, and the link finds out before its next regular probe."""
+    """A call that loses its connection is an error, and the link finds out before its next regular probe."""
     server = Server()
     link = Link(server, Backoff())
 
@@ -388,29 +223,220 @@ def test_a_link_that_is_ended_closes_its_connections(run_leaping: Leaping) -> No
     assert repr(link) == "<Link memory up in_use=0 size=1 max=1>"
 
 
+def test_a_link_says_when_it_is_tried_again(run_leaping: Leaping) -> None:
+    """After a failed attempt the state has the time of the next one, by the link's own clock."""
+    server = Server()
+    server.refuses = LinkLost("refused")
+    link = Link(server, Backoff(base=4, cap=10), rng=Exact(), clock=lambda: 1000.0)
+
+    async def run() -> None:
+        task = asyncio.create_task(link.run())
+        await until(lambda: link.state.failures == 1, every=0.05)
+        assert link.state.next_retry_at == 1004.0
+        with pytest.raises(LinkDown) as caught:
+            link.check()
+        assert caught.value.details["retry_in"] == 4.0
+        task.cancel()
+
+    run_leaping(run())
+
+
+# How its adapter is reached
+
+
+def test_the_adapter_is_reached_through_use(run_leaping: Leaping) -> None:
+    """`use()` gives the adapter itself, with its own type; `adapter` is the same, in whatever state."""
+    server = Server()
+    link = Link(server, Backoff())
+    assert link.adapter is server
+    assert link.name == "memory"
+
+    async def run() -> None:
+        task = asyncio.create_task(link.run())
+        await link.wait_up()
+        async with link.use() as adapter:
+            found: Server = adapter
+            assert found is server
+        task.cancel()
+
+    run_leaping(run())
+
+
 @pytest.mark.parametrize(
-    "url",
+    ("error", "probes"),
     [
-        "mongodb://",
-        "mongodb://h:99999",
-        "mongodb://h/?tls=true&tlsCAFile=canary",
-        "mongodb://u:canary@%zz:1:2",
+        (LinkLost("broke"), 1),
+        (DeadlineExceeded("late"), 1),
+        (QueryFailed("syntax"), 0),
+        (PoolExhausted("busy"), 0),
+        (ValueError("ours"), 0),
     ],
+    ids=lambda value: type(value).__name__,
 )
-def test_a_mongo_url_that_the_driver_refuses_is_a_named_error(url: str, run_leaping: Leaping) -> None:
-    """What only PyMongo finds wrong with MONGO_URL is a link that does not open, and no crash."""
-    settings = MongoSettings.model_validate({"MONGO_URL": url})
-    with pytest.raises(SettingsError, match=r"^MONGO_URL: ") as caught:
-        run_leaping(MongoAdapter(lambda: settings, []).open())
-    assert "canary" not in str(caught.value)
+def test_only_what_may_be_the_connections_fault_is_probed(
+    error: Exception, probes: int, run_leaping: Leaping
+) -> None:
+    """A broken or silent connection is looked at before the next regular probe; a refused query is not."""
+    server = Server()
+    link = Link(server, Backoff())
+
+    async def run() -> None:
+        task = asyncio.create_task(link.run())
+        await link.wait_up()
+        with pytest.raises(type(error)) as caught:
+            async with link.use():
+                raise error
+        assert caught.value is error
+        await asyncio.sleep(0.5)
+        assert server.probed == probes
+        task.cancel()
+
+    run_leaping(run())
 
 
-@pytest.mark.parametrize(
-    "url", ["redis://h?db=canary", "redis://h?socket_timeout=canary", "redis://h?canary=1"]
-)
-def test_a_redis_url_that_the_driver_refuses_is_a_named_error(url: str, run_leaping: Leaping) -> None:
-    """What only redis-py finds wrong with REDIS_URL is a link that does not open, and no crash."""
-    settings = RedisSettings.model_validate({"REDIS_URL": url})
-    with pytest.raises(SettingsError, match=r"^REDIS_URL: ") as caught:
-        run_leaping(RedisAdapter(lambda: settings).open())
-    assert "canary" not in str(caught.value)
+def test_a_suspicion_is_probed_once(run_leaping: Leaping) -> None:
+    """Many callers who see one break are one probe, and the regular ones go on a second later."""
+    server = Server()
+    link = Link(server, Backoff())
+
+    async def run() -> None:
+        task = asyncio.create_task(link.run())
+        await link.wait_up()
+        for _ in range(10):
+            link.suspect()
+        await asyncio.sleep(0.9)
+        assert server.probed == 1
+        await asyncio.sleep(0.2)
+        assert server.probed == 2
+        task.cancel()
+
+    run_leaping(run())
+
+
+# Waiting for it to open again
+
+
+def test_whoever_saw_an_older_opening_need_not_wait(run_leaping: Leaping) -> None:
+    """`reopened` returns at once where the link was opened since."""
+    link = Link(Server(), Backoff())
+
+    async def run() -> None:
+        task = asyncio.create_task(link.run())
+        await link.wait_up()
+        began = asyncio.get_running_loop().time()
+        await link.reopened(0, within=100)
+        assert asyncio.get_running_loop().time() - began < 0.5
+        task.cancel()
+
+    run_leaping(run())
+
+
+@pytest.mark.parametrize(("lost_after", "returns_after"), [(None, 60.0), (20.0, 22.0), (200.0, 60.0)])
+def test_reopened_returns_at_the_next_opening_or_after_its_time(
+    lost_after: float | None, returns_after: float, run_leaping: Leaping
+) -> None:
+    """A link that stays up makes nobody wait longer than `within`; a new opening is seen when it is there."""
+    server = Server()
+    link = Link(server, Backoff(base=1, cap=1), rng=Exact())
+
+    async def run() -> None:
+        task = asyncio.create_task(link.run())
+        await link.wait_up()
+        loop = asyncio.get_running_loop()
+        if lost_after is not None:
+            loop.call_later(lost_after, setattr, server, "refuses", LinkLost("broke"))
+            loop.call_later(lost_after + 1.5, setattr, server, "refuses", None)
+        began = loop.time()
+        await link.reopened(1, within=60)
+        assert loop.time() - began == pytest.approx(returns_after, abs=1.5)
+        assert link.state.generation == (2 if lost_after == 20.0 else 1)
+        task.cancel()
+
+    run_leaping(run())
+
+
+# Time-outs
+
+
+def test_an_attempt_that_hangs_is_given_up(run_leaping: Leaping) -> None:
+    """A server that takes the connection and says nothing costs ten seconds for each attempt, no more."""
+    server = Server()
+    server.hangs = True
+    link = Link(server, Backoff(base=1, cap=10), rng=Exact())
+
+    async def run() -> None:
+        task = asyncio.create_task(link.run())
+        await until(lambda: len(server.opened_at) == 3, within=100, every=0.05)
+        assert link.state.last_error == "no answer from memory in 10 s"
+        task.cancel()
+
+    run_leaping(run())
+    waits = [b - a for a, b in zip(server.opened_at, server.opened_at[1:], strict=False)]
+    assert waits == [pytest.approx(11, abs=0.3), pytest.approx(12, abs=0.3)]
+
+
+def test_a_connection_that_hangs_is_lost_within_three_seconds(run_leaping: Leaping) -> None:
+    """A probe has one second; the second one follows the first at once, and then the link is lost."""
+    server = Server()
+    link = Link(server, Backoff())
+
+    async def run() -> None:
+        task = asyncio.create_task(link.run())
+        await link.wait_up()
+        up_at = asyncio.get_running_loop().time()
+        server.hangs = True
+        await until(lambda: not link.up, within=100, every=0.01)
+        assert asyncio.get_running_loop().time() - up_at == pytest.approx(3, abs=0.3)
+        assert [at - up_at for at in server.probed_at] == [
+            pytest.approx(1, abs=0.2),
+            pytest.approx(2, abs=0.2),
+        ]
+        assert link.state.last_error == "no answer from memory in 1 s"
+        assert server.closed == 1
+        task.cancel()
+
+    run_leaping(run())
+
+
+def test_a_link_that_ends_lets_nobody_think_it_is_up(run_leaping: Leaping) -> None:
+    """After a link's life has ended `wait_up` does not return."""
+    link = Link(Server(), Backoff())
+
+    async def run() -> None:
+        task = asyncio.create_task(link.run())
+        await link.wait_up()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(link.wait_up(), 100)
+
+    run_leaping(run())
+
+
+def test_every_change_is_reported_with_the_links_name(run_leaping: Leaping) -> None:
+    """Metrics and logs see each state: connecting, up, lost, and what the attempts end in."""
+    server = Server()
+    seen: list[tuple[str, Phase, str | None]] = []
+    link = Link(
+        server,
+        Backoff(),
+        clock=lambda: 5.0,
+        on_change=lambda name, state: seen.append((name, state.phase, state.last_error)),
+    )
+    assert link.state == LinkState(since=5.0)
+
+    async def run() -> None:
+        task = asyncio.create_task(link.run())
+        await link.wait_up()
+        server.refuses = LinkLost("broke")
+        await until(lambda: link.state.phase is Phase.BACKING_OFF, within=100, every=0.05)
+        task.cancel()
+
+    run_leaping(run())
+    assert seen == [
+        ("memory", Phase.CONNECTING, None),
+        ("memory", Phase.UP, None),
+        ("memory", Phase.CONNECTING, "broke"),
+        ("memory", Phase.CONNECTING, "broke"),
+        ("memory", Phase.BACKING_OFF, "broke"),
+    ]

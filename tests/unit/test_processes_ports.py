@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import socket
@@ -43,14 +44,13 @@ def test_a_port_is_given_out_once() -> None:
 
 
 def _unused() -> int:
-    """A port that this process has not been given, and nobody listens on."""
-    # At random, since another run of these tests may reserve ports at the same time.
-    ports = (random.randrange(20_000, 32_000) for _ in range(1000))
-    return next(port for port in ports if port_is_free(port) and port not in _given())
-
-
-def _given() -> set[int]:
-    return ports._reservations()[1]
+    """A port that nobody listens on and no process has been given, another run of these tests included."""
+    port = pick_port()
+    descriptor, given = ports._reservations()
+    given.discard(port)
+    if descriptor is not None:
+        fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, port)
+    return port
 
 
 def test_two_processes_never_get_the_same_port() -> None:

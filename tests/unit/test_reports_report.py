@@ -226,37 +226,44 @@ def test_warm_variants_are_complete_parameters() -> None:
     ]
 
 
-def test_a_models_own_rules_are_told_by_parameter() -> None:
-    """A rule that only the author's model knows is refused like any other: by the parameter's name."""
+class Span(Params):
+    """Two days and a step, with rules of the model's own."""
 
-    class Span(Params):
-        first: Annotated[date, Field(ge=date(2013, 1, 1))] = date(2013, 1, 1)
-        last: date = date(2013, 12, 31)
-        step: int = 1
+    first: Annotated[date, Field(ge=date(2013, 1, 1))] = date(2013, 1, 1)
+    last: date = date(2013, 12, 31)
+    step: int = 1
 
-        @field_validator("step")
-        @classmethod
-        def odd(cls, value: int) -> int:
-            if value % 2 == 0:
-                raise ValueError("must be odd")
-            return value
+    @field_validator("step")
+    @classmethod
+    def odd(cls, value: int) -> int:
+        """A rule of one parameter."""
+        if value % 2 == 0:
+            raise ValueError("must be odd")
+        return value
 
-        @model_validator(mode="after")
-        def ordered(self) -> Span:
-            if self.first > self.last:
-                raise ValueError("first is after last")
-            return self
+    @model_validator(mode="after")
+    def ordered(self) -> Span:
+        """A rule over two parameters."""
+        if self.first > self.last:
+            raise ValueError("first is after last")
+        return self
 
-    report = Report("span", params=Span)
-    assert report.typed({"first": "2013-02-03"}) == Span(first=date(2013, 2, 3))
-    for given, name, reason in (
+
+@pytest.mark.parametrize(
+    ("given", "name", "reason"),
+    [
         ({"step": 2}, "step", "must be odd"),
         ({"first": "2012-01-01"}, "first", "2013"),
         ({"first": "2013-03-01", "last": "2013-02-01"}, "parameters", "first is after last"),
-    ):
-        with pytest.raises(InvalidParams, match=reason) as caught:
-            report.typed(given)
-        assert [problem["name"] for problem in caught.value.details["errors"]] == [name]
+    ],
+)
+def test_a_models_own_rules_are_reported_by_parameter(given: dict[str, Any], name: str, reason: str) -> None:
+    """A rule that only the author's model knows is refused like any other: by the parameter's name."""
+    report = Report("span", params=Span)
+    assert report.typed({"first": "2013-02-03"}) == Span(first=date(2013, 2, 3))
+    with pytest.raises(InvalidParams, match=reason) as caught:
+        report.typed(given)
+    assert [problem["name"] for problem in caught.value.details["errors"]] == [name]
 
 
 def test_a_parameter_can_come_from_the_token() -> None:
@@ -270,19 +277,46 @@ def test_a_parameter_can_come_from_the_token() -> None:
     assert report.typed(report.reader.parse_query("", {"org": "acme"})) == Mine(tenant="acme")
 
 
+@pytest.mark.parametrize(("given", "shown"), [({}, "delays"), ({"title": "Delays"}, "Delays")])
+def test_a_report_is_shown_by_its_title(given: dict[str, Any], shown: str) -> None:
+    """The catalogue has the title, or else the name, and every setting that clients may plan with."""
+    report = Report("delays", ttl=5, max_stale=7, schedule=9, tags=["postgres:flights"], **given)
+    spec = report.spec
+    assert (spec.name, spec.title, spec.description) == ("delays", shown, "")
+    assert (spec.ttl, spec.max_stale, spec.schedule, spec.tags) == (5, 7, 9, ("postgres:flights",))
+
+
+def test_without_settings_a_report_has_the_documented_ones() -> None:
+    """No ttl of its own, a day of staleness, no schedule, no tags, nothing kept warm."""
+    report = Report("delays")
+    assert (report.ttl, report.max_stale, report.schedule) == (None, 86_400, None)
+    assert (report.spec.tags, report.warm) == ((), ())
+
+
 # The registry
 
 
-def test_what_there_is_not_is_told_with_what_there_is() -> None:
-    """An unknown report or query is an error that lists the known ones."""
-    registry = Registry([whole("b"), whole("a")])
-    with pytest.raises(UnknownReport, match="'c'") as report:
-        registry.get("c")
-    assert report.value.details["known"] == ["a", "b"]
-    for name in ("a.nothing", "c.rows", "a", "rows", ""):
-        with pytest.raises(UnknownQuery) as query:
-            registry.query(name)
-        assert query.value.details["known"] == ["a.rows", "b.rows"]
+def test_an_unknown_report_is_answered_with_the_known_ones() -> None:
+    """An unknown report is an error that lists the known ones."""
+    with pytest.raises(UnknownReport, match="'c'") as caught:
+        Registry([whole("b"), whole("a")]).get("c")
+    assert caught.value.details["known"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["a.nothing", "c.rows", "a", "rows", "", "b.rows.x"])
+def test_an_unknown_query_is_answered_with_the_known_ones(name: str) -> None:
+    """An unknown query is an error that lists the known ones; half a name is no name."""
+    with pytest.raises(UnknownQuery) as caught:
+        Registry([whole("b"), whole("a")]).query(name)
+    assert caught.value.details["known"] == ["a.rows", "b.rows"]
+
+
+def test_a_query_is_found_with_its_report() -> None:
+    """The name of a query is that of its report and of its function."""
+    one, two = whole("a"), whole("b")
+    report, query = Registry([one, two]).query("b.rows")
+    assert report is two
+    assert query is two.queries["b.rows"]
 
 
 def test_the_catalogue_is_sorted() -> None:
@@ -421,13 +455,13 @@ def test_the_readmes_sql_works() -> None:
 
 
 def test_the_readmes_report_works(write: Write) -> None:
-    """The report that the README shows whole has fewer than 30 lines, and is one when saved as a file."""
+    """The report that the README shows in full has fewer than 30 lines, and is one when saved as a file."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     text = next(block for block in blocks if "Report(" in block)
     assert len(text.strip().splitlines()) < 30
     (report,) = load_reports([write(shown=text)])
     assert report.warm
     (query,) = report.queries.values()
-    for params in report.warm:
-        assert "SELECT" in str(query.build(report.typed(params)))
+    built = [str(query.build(report.typed(params))) for params in report.warm]
+    assert [statement[:6] for statement in built] == ["SELECT"] * len(built)
     assert inspect.isfunction(query.build)

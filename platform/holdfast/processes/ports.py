@@ -123,8 +123,9 @@ def _reserve(port: int) -> bool:
 def _reservations() -> tuple[int | None, set[int]]:
     """The file whose byte N is locked by the process that has port N, and the ports of this process.
 
-    It stays open: closing any descriptor of it would end every lock that this process has on it. Where another
-    user has put something else in its place there is no file, and ports are reserved within this process alone.
+    It stays open: closing any descriptor of it would end every lock that this process has on it. Where
+    another user has put something else in its place there is no file, and ports are reserved within this
+    process alone.
     """
     path = Path(tempfile.gettempdir()) / f"holdfast-ports-{os.getuid()}"
     try:
