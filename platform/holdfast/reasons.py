@@ -1,7 +1,7 @@
 """Exceptions as sentences: what went wrong, where in the author's code, and what was probably meant.
 
 What a person reads is made here, so that it has the same words in a log, in a run's record and on a terminal.
-This module is light, and imports nothing but the standard library and the error tree.
+This module is light, and imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from types import CodeType, TracebackType
 from typing import NamedTuple
-
-from holdfast.errors import HoldfastError
 
 MAX_TEXT = 2000
 """Characters of a reason: a library's message may quote a whole result."""
@@ -67,8 +65,10 @@ class CodePlace(NamedTuple):
 
 def reason(error: BaseException) -> str:
     """What an exception says, as a sentence: never a class name alone."""
-    if isinstance(error, HoldfastError):
-        return error.full
+    full = getattr(error, "full", None)
+    if isinstance(full, str):
+        # One of ours (`holdfast.errors`).
+        return full
     if isinstance(error, (OSError, TimeoutError)):
         return _of_system(error)
     kind, said = type(error).__name__, str(error).strip()

@@ -27,7 +27,8 @@ RIGHT = {
     ),
     "optional": on_postgres(
         "optional",
-        'return text("SELECT id FROM orders WHERE CAST(:id AS integer) IS NULL OR id = :id").bindparams(id=None)',
+        'sql = "SELECT id FROM orders WHERE CAST(:id AS integer) IS NULL OR id = :id"\n'
+        "    return text(sql).bindparams(id=None)",
     ),
     "both": on_postgres("both", "return union_all(select(orders.c.city), select(orders.c.city))"),
     "readings": on_mongo(

@@ -20,7 +20,7 @@ PACKAGES = {
     "holdfast_gateway": ROOT / "gateway" / "holdfast_gateway",
 }
 FLOORS = (
-    {"holdfast", "holdfast.errors", "holdfast.backoff", "holdfast.logs"},
+    {"holdfast", "holdfast.errors", "holdfast.reasons", "holdfast.backoff", "holdfast.logs"},
     {"holdfast.processes", "holdfast.settings", "holdfast.reports"},
     {"holdfast.tokens", "holdfast.links", "holdfast.embedded"},
     {"holdfast.cache", "holdfast.up"},

@@ -8,6 +8,7 @@ advisory lock in Postgres lets one load run at a time. The connections are those
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -21,7 +22,6 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from holdfast.errors import HoldfastError
 from holdfast.links.postgres_connect import connect
-from holdfast.reasons import outage
 from holdfast.settings import MongoSettings, PostgresSettings
 from holdfast_flights.load_tables import load_tables, lock, missing_tables
 from holdfast_flights.load_weather import drop_leftovers, load_weather, weather_is_missing
@@ -102,12 +102,13 @@ async def _mongo() -> AsyncIterator[AsyncDatabase[dict[str, Any]]]:
 
 
 def _reason(error: BaseException) -> str:
-    """What the server says of a statement; of a connection no text of a driver's, which may hold an address."""
+    """What the server says of a statement; of a connection no driver's text, which may hold an address."""
     if isinstance(error, asyncpg.PostgresError):
         return str(error.args[0])
     if isinstance(error, OperationFailure):
         return str((error.details or {}).get("errmsg") or f"code {error.code}")
-    return outage(error)
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number).lower() if number and number > 0 else "it cannot be reached"
 
 
 def main() -> int:

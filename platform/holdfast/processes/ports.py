@@ -62,7 +62,7 @@ def bind(variable: str, host: str, port: int, *, host_variable: str = "") -> soc
             listener.close()
             raise
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        reason = error.strerror or "the system gives no reason"
         if host_variable and error.errno in _OF_THE_HOST:
             raise SettingsError(
                 f"{host_variable}: {host} cannot be used ({reason}); set an address of this machine"

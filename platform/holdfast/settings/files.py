@@ -16,6 +16,7 @@ from pathlib import Path
 from dotenv.parser import parse_stream
 
 from holdfast.errors import SettingsError
+from holdfast.reasons import outage
 
 _ADDED_AT_THE_END = " \t\r\n\v\f\x1a"
 """Line breaks, the space that `echo x > file` of cmd.exe leaves, and the end-of-file mark of DOS."""
@@ -64,7 +65,9 @@ def dotenv(path: Path, names: Collection[str], secrets: Collection[str]) -> dict
     try:
         text = decoded(path.read_bytes()) if path.is_file() else ""
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: cannot be read as a .env file ({type(error).__name__})") from None
+        # The text of a ValueError may show a part of the file.
+        why = outage(error) if isinstance(error, OSError) else "it is no text in UTF-8 or UTF-16"
+        raise SettingsError(f"{path}: cannot be read as a .env file: {why}") from None
     values = {}
     for binding in parse_stream(io.StringIO(text)):
         written = binding.original.string.lstrip()
