@@ -220,6 +220,8 @@ class _Up:
             self._console.print(f"holdfast: loading the example failed (exit {code})")
 
     async def _warm(self) -> None:
+        # Where no server of ours starts, nothing before this has waited for the supervisor.
+        await screen.answers_ready("127.0.0.1", self._plan.supervisor.port, within=30)
         argv = command("warm", "--missing")
         env = self._plan.env_for("warm", os.environ)
         code = await _job(argv, env, log=(self._plan.home, "warm"))
