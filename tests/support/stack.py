@@ -185,14 +185,14 @@ class Stack:
     def _broker(self) -> dict[str, str]:
         return self.servers.valkey.broker_env()
 
-    def up(self, ready: str) -> Process:
+    def up(self, ready: str, *arguments: str) -> Process:
         """Start `holdfast up`; returns once its screen shows those words.
 
         It begins with nothing but the ports of its programs: servers, secrets and reports are its own affair.
         """
         ports = {name: str(self.port(name)) for name in ("GW_PORT", "SUPERVISOR_PORT", "FLOWER_PORT")}
         env = {**environment_without_settings(), "HOLDFAST_HOME": str(self.home), **ports}
-        process = Process((*CLI, "up"), env, self.folder / "up.log")
+        process = Process((*CLI, "up", *arguments), env, self.folder / "up.log")
         self.processes.append(process)
         eventually("the ready screen", lambda: ready in process.output() or not process.running, within=120)
         assert process.running, process.output()

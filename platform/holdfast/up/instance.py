@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import psutil
 
 
+KEPT_WHILE_UP = ".while-up"
+"""Of files in `run/` that hold a secret of this terminal's environment, for as long as `up` runs."""
+
+
 def processes_file(home: Path) -> Path:
     """Where the states of the processes are written."""
     return home / "run" / "processes.json"
@@ -64,6 +68,8 @@ class Instance:
     def __exit__(self, *_error: object) -> None:
         up_env_file(self.home).unlink(missing_ok=True)
         processes_file(self.home).unlink(missing_ok=True)
+        for secret in (self.home / "run").glob(f"*{KEPT_WHILE_UP}"):
+            secret.unlink(missing_ok=True)
         self._lock.close()
 
     @property

@@ -17,6 +17,7 @@ from pathlib import Path
 from holdfast.embedded import Mongo, Postgres, Server, Valkey
 from holdfast.embedded.secrets import secret_file
 from holdfast.errors import LocalError
+from holdfast.processes.files import private_folder, write_atomic
 from holdfast.processes.ports import address_of, bind, port_is_free
 from holdfast.settings import (
     SOCKET_PATH_LIMIT,
@@ -32,6 +33,7 @@ from holdfast.settings import (
     is_loopback,
 )
 from holdfast.settings.sources import environment
+from holdfast.up.instance import KEPT_WHILE_UP
 
 EXAMPLE = "holdfast_flights.reports"
 PROCESSES = ("supervisor", "gateway", "worker", "beat", "flower")
@@ -147,7 +149,7 @@ def _decide(home: Path, given: Mapping[str, str], socket: str, scratch: Path | N
         "SUPERVISOR_PORT": str(supervisor.port),
         "FLOWER_PORT": str(flower.port),
     }
-    published |= _token_secrets(home, JwtSettings.load(variables))
+    published |= _token_settings(home, variables)
     password = None
     if flower.basic_auth is None:
         password = secret_file(home, "flower_basic_auth", prefix="holdfast:", size=16)
@@ -171,11 +173,30 @@ def _decide(home: Path, given: Mapping[str, str], socket: str, scratch: Path | N
     return plan
 
 
-def _token_secrets(home: Path, jwt: JwtSettings) -> dict[str, str]:
-    """The names of generated files for the signing secrets that are not set."""
-    wanted = {"jwt_secret": jwt.secret, "jwt_refresh_secret": jwt.refresh_secret}
-    missing = [name for name, secret in wanted.items() if secret is None]
-    return {f"{name.upper()}_FILE": str(secret_file(home, name)) for name in missing}
+def _token_settings(home: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """What `holdfast token` in another terminal needs: a file for each signing secret, and the rest.
+
+    A secret that is not set is generated. One that stands in a variable of this terminal alone is put into a
+    private file for as long as `holdfast up` runs.
+    """
+    jwt = JwtSettings.load(variables)
+    published = {
+        name: value
+        for name, value in variables.items()
+        if name.startswith("JWT_") and name not in ("JWT_SECRET", "JWT_REFRESH_SECRET")
+    }
+    for name, secret in (("JWT_SECRET", jwt.secret), ("JWT_REFRESH_SECRET", jwt.refresh_secret)):
+        given = variables.get(f"{name}_FILE")
+        if secret is None:
+            path = secret_file(home, name.lower())
+        elif given is not None and Path(given).exists():
+            path = Path(given).absolute()
+        else:
+            private_folder(home)
+            path = private_folder(home / "run") / f"{name.lower()}{KEPT_WHILE_UP}"
+            write_atomic(path, secret.get_secret_value(), durable=False)
+        published[f"{name}_FILE"] = str(path)
+    return published
 
 
 def check_space(home: Path, servers: Sequence[Server]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from holdfast.processes.files import log_path
 from holdfast.processes.ports import port_is_free
+from holdfast.processes.programs import shown_command
 from holdfast.up.children import ChildState
 from holdfast.up.plan import Plan
 
@@ -151,7 +153,7 @@ def show_ready(
     console.print()
     console.print(table)
     console.print()
-    bearer = '-H "Authorization: Bearer $(holdfast token)" ' if plan.gateway.auth == "jwt" else ""
+    bearer = f'-H "Authorization: Bearer $({token_command(plan)})" ' if plan.gateway.auth == "jwt" else ""
     for path, answers in tried.items():
         _line(console, f"curl -i {bearer}'{base}{path}'", style="bold")
         _line(console, f"  {describe(answers)}")
@@ -166,6 +168,14 @@ def show_ready(
     if plan.gateway.auth == "off":
         _line(console, "GW_AUTH is off: loopback only, no token is asked for.", style="yellow")
     _line(console, "Ctrl-C stops everything.")
+
+
+def token_command(plan: Plan) -> str:
+    """`holdfast token` as it can be pasted into another terminal that is in this folder."""
+    # Where the home is another one than `.holdfast` here, that terminal does not know it.
+    here = plan.home == Path.cwd() / ".holdfast"
+    home = "" if here else f"HOLDFAST_HOME={shlex.quote(str(plan.home))} "
+    return home + shown_command("token")
 
 
 def address(plan: Plan, state: ChildState) -> str:

@@ -1,0 +1,1 @@
+"""What `holdfast new` and `holdfast init` write: reports, models and tests, from tables and collections."""
