@@ -445,8 +445,7 @@ def test_a_file_whose_name_has_points_is_set_aside(write: Write, tmp_path: Path)
 
 def test_the_readmes_sql_works() -> None:
     """The query that the README writes as SQL is a statement that has its value bound."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    code = next(block for block in blocks if "TextClause" in block)
+    (code,) = re.findall(r"```py\n(.*?)```", README.read_text(), re.DOTALL)
     report = Report("delays", params=MonthParams)
     names = {"delays": report, "DelaysParams": MonthParams, "text": text, "TextClause": TextClause}
     exec(code, names)  # noqa: S102 - the README's own code

@@ -153,8 +153,8 @@ def test_documents_become_rows_of_the_same_columns() -> None:
     [
         ("both.nothing", {}, UnknownQuery, "'both.nothing'"),
         ("both.rows", {"month": "x"}, InvalidParams, "month"),
-        ("both.text", {}, QueryFailed, "^both.text must return a SQLAlchemy Select, not str$"),
-        ("both.stage", {}, QueryFailed, "^both.stage must return a list of stages, not dict$"),
+        ("both.text", {}, QueryFailed, r"^query both\.text: it must return a SQLAlchemy Select,.*'SELECT 1'"),
+        ("both.stage", {}, QueryFailed, r"^query both\.stage: it must return a list of stages;.* mapping"),
     ],
 )
 def test_what_is_no_query_is_refused(
@@ -187,7 +187,7 @@ def test_a_result_has_a_bounded_number_of_rows(
     if fits:
         assert len(world.run("both.rows")["rows"]) == rows
     else:
-        with pytest.raises(QueryFailed, match=r"^both.rows gave 4 rows; 3 is the most$"):
+        with pytest.raises(QueryFailed, match=r"^query both\.rows: it gave 4 rows; 3 is the most$"):
             world.run("both.rows")
 
 

@@ -101,11 +101,12 @@ class Reads:
     async def _look_at_collection(
         self, query: Query, document: type[Document], pipeline: Sequence[Mapping[str, Any]]
     ) -> Looked:
-        name = document.get_collection_name()
-        where = f"query {query.name}: collection {name!r}"
         async with self._mongo.use() as mongo:
+            # Beanie knows it once the link has been up.
+            name = document.get_collection_name()
             known = await mongo.collections()
             absent = await mongo.absent_fields(document, sorted(fields_of(pipeline)))
+        where = f"query {query.name}: collection {name!r}"
         if name not in known:
             return Looked([f"{where} is not there.{did_you_mean(name, known)}"], [])
         if absent is None:
