@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import time
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -11,12 +12,14 @@ from uuid import UUID
 
 import pytest
 from beanie import Document
-from bson import Decimal128, ObjectId
-from sqlalchemy import Select, literal, select
+from bson import Decimal128, Int64, ObjectId
+from sqlalchemy import Select, TextClause, literal, select, union_all
+from sqlalchemy import text as sql_text
+from sqlalchemy.sql.selectable import CompoundSelect
 from tests.support.clock import run_leaping
 from tests.support.memory import MemoryAdapter, link_to
 
-from holdfast.cache.entry import Times
+from holdfast.cache.entry import Header, Times
 from holdfast.errors import (
     HoldfastError,
     InvalidParams,
@@ -29,7 +32,8 @@ from holdfast.errors import (
 from holdfast.reports import Data, Params, Registry, Report
 from holdfast.reports.canonical import Scalar
 from holdfast.supervisor import queries as module
-from holdfast.supervisor.queries import Queries, QueryResult, carried
+from holdfast.supervisor.building import Statement
+from holdfast.supervisor.queries import Queries, QueryResult
 from holdfast.supervisor.warming import report_states
 
 
@@ -60,6 +64,14 @@ def report_of_both() -> Report:
     def rows(p: MonthParams) -> Select[Any]:
         return select(literal(p.month))
 
+    @report.postgres
+    def raw(p: MonthParams) -> TextClause:
+        return sql_text("SELECT :month").bindparams(month=p.month)
+
+    @report.postgres
+    def united(p: MonthParams) -> CompoundSelect[Any]:
+        return union_all(select(literal(p.month)), select(literal(2)))
+
     @report.mongo(Weather)
     def documents(p: MonthParams) -> list[dict[str, Any]]:
         return [{"$match": {"month": p.month}}]
@@ -86,7 +98,7 @@ class MemoryPostgres(MemoryAdapter):
         self.columns = ["n"]
         self.rows: list[list[Any]] = [[1]]
 
-    async def select(self, query: Select[Any]) -> tuple[list[str], list[list[Any]]]:
+    async def select(self, query: Statement) -> tuple[list[str], list[list[Any]]]:
         """Column names and rows."""
         await self.called(str(query.compile(compile_kwargs={"literal_binds": True})))
         return self.columns, self.rows
@@ -134,6 +146,17 @@ def test_a_query_on_postgres_is_built_from_its_parameters() -> None:
     assert world.run("both.rows", {"month": 7}) == {"columns": ["n"], "rows": [[1]]}
     assert world.postgres.calls == ["SELECT 7 AS anon_1"]
     assert world.mongo.calls == []
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"), [("both.raw", "SELECT 7"), ("both.united", "SELECT 7 AS anon_1 UNION ALL SELECT 2 AS")]
+)
+def test_a_query_may_be_sql_text_or_a_union(name: str, sent: str) -> None:
+    """SQL as `text(...)` and a union of selects run like a select, with the parameters in their places."""
+    world = World()
+    assert world.run(name, {"month": 7}) == {"columns": ["n"], "rows": [[1]]}
+    (call,) = world.postgres.calls
+    assert call.replace("\n", "").startswith(sent)
 
 
 def test_documents_become_rows_of_the_same_columns() -> None:
@@ -211,37 +234,54 @@ def test_the_time_of_every_query_is_observed(fails: bool, monkeypatch: pytest.Mo
     assert world.observed == [("both.rows", 2.5)]
 
 
-@pytest.mark.parametrize(
-    ("value", "sent"),
-    [
-        (None, None),
-        (True, True),
-        (7, 7),
-        (0.5, 0.5),
-        ("text", "text"),
-        (Decimal("1.50"), 1.5),
-        (dt.date(2013, 7, 4), "2013-07-04"),
-        (dt.time(5, 6), "05:06:00"),
-        (dt.datetime(2013, 7, 4, 5, 6, tzinfo=dt.UTC), "2013-07-04T05:06:00+00:00"),
-        ({1: Decimal(2), "a": [dt.date(2013, 7, 4)]}, {"1": 2.0, "a": ["2013-07-04"]}),
-        ((1, Decimal(2)), [1, 2.0]),
-        (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
-        (ObjectId("5f5e100000000000000000ab"), "5f5e100000000000000000ab"),
-        (Decimal128("1.5"), "1.5"),
-    ],
-)
+VALUES: list[tuple[object, object]] = [
+    (None, None),
+    (True, True),
+    (7, 7),
+    (Int64(2**53 + 1), 2**53 + 1),
+    (0.5, 0.5),
+    ("text", "text"),
+    (Decimal("1.50"), Decimal("1.50")),
+    (Decimal128("1.50"), Decimal("1.50")),
+    (dt.date(2013, 7, 4), "2013-07-04"),
+    (dt.time(5, 6), "05:06:00"),
+    (dt.datetime(2013, 7, 4, 5, 6, tzinfo=dt.UTC), "2013-07-04T05:06:00+00:00"),
+    ({"1": Decimal(2), "a": [dt.date(2013, 7, 4)]}, {"1": Decimal(2), "a": ["2013-07-04"]}),
+    ((1, Decimal128("2.0")), [1, Decimal("2.0")]),
+    (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+    (ObjectId("5f5e100000000000000000ab"), "5f5e100000000000000000ab"),
+    (b"bytes", "Ynl0ZXM="),
+    ([b"bytes"], ["Ynl0ZXM="]),
+]
+
+
+@pytest.mark.parametrize(("value", "sent"), VALUES)
 def test_a_databases_value_has_one_form(value: object, sent: object) -> None:
-    """Numbers stay numbers, times are ISO 8601 text, and identifiers are text; types included."""
-    found = carried(value)
-    assert found == sent
-    assert type(found) is type(sent)
+    """Numbers stay numbers with every digit, times are ISO 8601 text, identifiers and bytes are text."""
+    world = World()
+    world.mongo.documents = [{"value": value}]
+    ((found,),) = world.run("both.documents")["rows"]
+    # By the text too: Decimal("1.50") equals Decimal("1.5"), and True equals 1.
+    assert (found, type(found), repr(found)) == (sent, type(sent), repr(sent))
 
 
-@pytest.mark.parametrize("value", [b"bytes", {1, 2}, object(), dt.timedelta(1), [b"bytes"]])
+def test_what_postgres_gives_is_not_touched() -> None:
+    """The adapter has read every column exactly: its rows go on as they are."""
+    world = World()
+    world.postgres.rows = rows = [[Decimal("1.50"), 2**70, {"a": [None]}]]
+    assert world.run("both.rows")["rows"] is rows
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), dt.timedelta(1), [object()], {"a": {1, 2}}])
 def test_a_value_without_a_form_is_an_error(value: object) -> None:
-    """What JSON cannot carry is refused with its type, and is never sent as something else."""
-    with pytest.raises(QueryFailed, match=r"of type \w+ cannot be sent: cast it in the query$"):
-        carried(value)
+    """What JSON cannot carry is refused with its query and type, and is never sent as something else."""
+    world = World()
+    world.mongo.documents = [{"value": 1}, {"value": value}]
+    with pytest.raises(QueryFailed) as caught:
+        world.run("both.documents")
+    assert re.match(
+        r"query both\.documents: a value of type \w+ cannot be sent: cast it in the query$", str(caught.value)
+    )
 
 
 # The warm variants
@@ -249,19 +289,28 @@ def test_a_value_without_a_form_is_an_error(value: object) -> None:
 NOW = 1_700_000_000.0
 
 
-class TimesInMemory:
-    """The times of entries by key."""
+class HeadersInMemory:
+    """The headers of entries, in order; its clock is not this machine's."""
 
-    def __init__(self, times: list[Times | None] | None) -> None:
-        self.times_in_order = times
+    def __init__(self, headers: list[Header | None] | None) -> None:
+        self.headers_in_order = headers
         self.keys: list[str] = []
 
-    async def times(self, keys: Sequence[str]) -> list[Times | None]:
-        """The times of each entry."""
+    async def now(self) -> float:
+        """The clock of the entries."""
+        return NOW
+
+    async def headers(self, keys: Sequence[str]) -> list[Header | None]:
+        """The header of each entry."""
         self.keys += keys
-        if self.times_in_order is None:
+        if self.headers_in_order is None:
             raise StoreUnavailable
-        return self.times_in_order
+        return self.headers_in_order
+
+
+def header(times: Times | None) -> Header | None:
+    """The header of an entry with those times, of whatever version."""
+    return None if times is None else Header(times, 7, "")
 
 
 def warm_registry(*months: int | None) -> Registry:
@@ -281,18 +330,15 @@ def warm_registry(*months: int | None) -> Registry:
         (Times(NOW - 60, NOW - 10, NOW), "missing", None),
     ],
 )
-def test_a_warm_variant_has_a_state_and_an_age(
-    times: Times | None, state: str, age: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Fresh, stale or missing to the moment, with the seconds since it was computed."""
-    monkeypatch.setattr(time, "time", lambda: NOW)
-    found = run_leaping(report_states(warm_registry(7), TimesInMemory([times])))
+def test_a_warm_variant_has_a_state_and_an_age(times: Times | None, state: str, age: float | None) -> None:
+    """Fresh, stale or missing to the moment of the cache's clock, with the seconds since it was computed."""
+    found = run_leaping(report_states(warm_registry(7), HeadersInMemory([header(times)])))
     assert found == [{"report": "r", "params": {"month": 7}, "age_s": age, "state": state}]
 
 
-def test_each_variant_has_its_own_times() -> None:
+def test_each_variant_has_its_own_header() -> None:
     """The states are in the order of the variants, each by its own key."""
-    store = TimesInMemory([None, Times(0.0, 9e9, 9e9)])
+    store = HeadersInMemory([None, header(Times(0.0, 9e9, 9e9))])
     found = run_leaping(report_states(warm_registry(2, 3), store))
     assert store.keys == [f"gwcache:/api/v1/analytics/r?month={month}" for month in (2, 3)]
     assert [(row["params"], row["state"]) for row in found] == [
@@ -303,7 +349,7 @@ def test_each_variant_has_its_own_times() -> None:
 
 def test_without_redis_every_state_is_unknown() -> None:
     """What cannot be read is said to be unknown, and not missing."""
-    found = run_leaping(report_states(warm_registry(2, 3), TimesInMemory(None)))
+    found = run_leaping(report_states(warm_registry(2, 3), HeadersInMemory(None)))
     assert found == [
         {"report": "r", "params": {"month": month}, "age_s": None, "state": "unknown"} for month in (2, 3)
     ]
