@@ -63,7 +63,7 @@ def problem_of(error: HoldfastError) -> Problem:
             return unavailable(detail, 2, status=202, title="Accepted")
         case LinkUnused():
             name = _LINKS.get(str(error.details.get("link")), "a server")
-            return Problem(503, "Service Unavailable", f"This result needs {name}, which is not configured.")
+            return unavailable(f"This result needs {name}, which is not configured.", retry_after(error))
         case _ if error.retryable:
             return unavailable(_why(error), retry_after(error))
     return Problem(500, "Internal Server Error", "This result could not be computed.", code=error.code)

@@ -16,7 +16,7 @@ from holdfast.tokens import verify
 
 COMMANDS = {
     *("up", "supervisor", "worker", "beat", "flower", "gateway", "load"),
-    *("warm", "status", "check", "query", "reports", "runs", "token"),
+    *("warm", "status", "check", "query", "new", "init", "reports", "runs", "token"),
 }
 SECRET = "a-secret-of-more-than-32-characters"
 

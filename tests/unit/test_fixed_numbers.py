@@ -53,7 +53,7 @@ DAY = 86_400
         (catalogue, "MAX_STALE", 30 * DAY),
         (catalogue, "PUBLISH_EVERY", MINUTE),
         (catalogue, "RETRY_EVERY", 1),
-        (gateway_catalogue, "EVERY", 5),
+        (gateway_catalogue, "EVERY", 1),
         (gateway_catalogue, "EVERY_ALONE", 1),
         (gateway_catalogue, "EVERY_AT_FIRST", 0.1),
         (gateway_catalogue, "RENEW_AT_MOST_EVERY", 1),

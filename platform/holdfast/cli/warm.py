@@ -40,9 +40,9 @@ def warm(
     from holdfast.reports import load_reports
     from holdfast.settings import BrokerSettings, ReportsSettings
 
-    BrokerSettings.load().dsn()
     registry = load_reports(ReportsSettings.load().modules)
     chosen = [registry.get(report)] if report else list(registry)
+    BrokerSettings.load().dsn()
     warming = Warming(chosen, missing=missing)
     status = asyncio.run(_warm(warming, report, quiet=as_json))
     if as_json:
