@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import os
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from holdfast.errors import (
     InvalidParams,
     LeaseHeld,
     LeaseLost,
+    OtherVersion,
     ProtocolError,
     QueryFailed,
     StoreUnavailable,
@@ -34,8 +36,9 @@ from holdfast.errors import (
 )
 from holdfast.reports import Params, Registry, Report
 from holdfast.reports.canonical import CATALOGUE_KEY, MAX_KEY
+from holdfast.reports.outcome import ReloadedReports, SetAside
 from holdfast.rpc import frames
-from holdfast.rpc.client import Client
+from holdfast.rpc.client import Client, EndedRun, Progress
 from holdfast.rpc.dispatch import Dispatcher, operation
 from holdfast.supervisor.misses import Misses
 from holdfast.supervisor.operations import MAX_RUNS, Operations
@@ -63,14 +66,15 @@ def numbers_report() -> Report:
 
 REPORT = numbers_report()
 KEY = "gwcache:/api/v1/analytics/numbers"
+BROKEN = SetAside("old", "reports.old", "SyntaxError", kept=True, file="reports/old.py", line=3, text="x =")
 
 
 class QueriesInMemory:
     """Queries that answer with what they were asked."""
 
     async def run(self, name: str, params: dict[str, Any]) -> QueryResult:
-        """Two rows of two columns."""
-        return {"columns": ["name", "n"], "rows": [[name, params.get("n")], ["b", 2]]}
+        """Two rows of two columns, with numbers that msgpack has no type for."""
+        return {"columns": ["name", "n"], "rows": [[name, params.get("n")], [Decimal("1.50"), 2**70]]}
 
 
 class RunsInMemory:
@@ -83,6 +87,10 @@ class RunsInMemory:
     def add(self, run: Run) -> None:
         """Take a run."""
         self.runs.append(run)
+
+    def after(self, number: int) -> tuple[int, list[Run]]:
+        """How many runs there are, and those after the `number`-th."""
+        return len(self.runs), self.runs[number:]
 
     async def latest(self, *, report: str | None, limit: int) -> list[dict[str, Any]]:
         """The newest first."""
@@ -102,12 +110,12 @@ class DirectClient(Client):
     async def call(self, op: str, *, deadline: float, **args: Any) -> Any:
         """Do the operation, with its arguments and its answer as frames carry them."""
         self.deadlines[op] = deadline
-        sent = carried(frames.Call(1, op, int(deadline * 1000), args))
+        sent = await carried(frames.Call(1, op, int(deadline * 1000), args))
         assert isinstance(sent, frames.Call)
         try:
-            answer = carried(frames.Reply(1, await self._dispatcher.call(sent.op, sent.args)))
+            answer = await carried(frames.Reply(1, await self._dispatcher.call(sent.op, sent.args)))
         except HoldfastError as error:
-            answer = carried(frames.Failure(1, error.to_wire()))
+            answer = await carried(frames.Failure(1, error.to_wire()))
         match answer:
             case frames.Reply(_, value):
                 return value
@@ -116,10 +124,14 @@ class DirectClient(Client):
         raise AssertionError(answer)
 
 
-def carried(frame: frames.Frame) -> frames.Frame:
+async def carried(frame: frames.Frame) -> frames.Frame:
     """A frame, encoded and decoded."""
-    decoder: msgspec.msgpack.Decoder[frames.Frame] = msgspec.msgpack.Decoder(frames.Frame)
-    return decoder.decode(frames.encode(frame)[4:])
+    stream = asyncio.StreamReader()
+    stream.feed_data(frames.encode(frame))
+    stream.feed_eof()
+    arrived = await frames.read(stream)
+    assert arrived is not None
+    return arrived
 
 
 class World:
@@ -139,6 +151,7 @@ class World:
             misses=self.misses,
             catalogue=lambda: entry_of(CATALOGUE_KEY),
             report_states=self.report_states,
+            reload=self.reload,
         )
         self.dispatcher = Dispatcher(self.operations)
         self.client = DirectClient(self.dispatcher)
@@ -154,6 +167,10 @@ class World:
     async def report_states(self) -> list[dict[str, Any]]:
         """One warm variant."""
         return [{"report": "numbers", "params": {}, "age_s": 1.5, "state": "fresh"}]
+
+    async def reload(self) -> dict[str, Any]:
+        """One report has come, and one is broken."""
+        return {"added": ["new"], "changed": [], "removed": [], "broken": [msgspec.structs.asdict(BROKEN)]}
 
 
 def entry_of(key: str = KEY, body: bytes = b"[]") -> Entry:
@@ -199,9 +216,29 @@ async def _ping(world: World) -> None:
     assert await world.client.ping() == os.getpid()
 
 
+async def _now(world: World) -> None:
+    await asyncio.sleep(7.25)
+    assert await world.client.now() == BEGIN + loop_time()
+
+
+async def _unstored_token(world: World) -> None:
+    leased = await world.client.acquire(KEY, 10.0)
+    tokens = [await world.client.unstored_token() for _ in range(3)]
+    assert leased < tokens[0] < tokens[1] < tokens[2]
+
+
+async def _check_version(world: World) -> None:
+    await world.client.check_version("numbers", REPORT.version)
+    await world.client.check_version("numbers", "")
+    await world.client.check_version("letters", "f" * 16)
+    with pytest.raises(OtherVersion, match="numbers differs"):
+        await world.client.check_version("numbers", "f" * 16)
+
+
 async def _query(world: World) -> None:
     rows = await world.client.query("numbers.rows", {"n": 7})
-    assert rows == [{"name": "numbers.rows", "n": 7}, {"name": "b", "n": 2}]
+    assert rows == [{"name": "numbers.rows", "n": 7}, {"name": Decimal("1.50"), "n": 2**70}]
+    assert str(rows[1]["name"]) == "1.50"
 
 
 async def _entry(world: World) -> None:
@@ -243,6 +280,8 @@ async def _write(world: World) -> None:
     token = await world.client.acquire(KEY, 10.0)
     with pytest.raises(LeaseLost):
         await world.client.write(entry_of(), token - 1)
+    with pytest.raises(OtherVersion, match="numbers differs"):
+        await world.client.write(msgspec.structs.replace(entry_of(), version="f" * 16), token)
     await world.client.write(entry_of(), token)
     assert await world.store.entry(KEY) == entry_of()
 
@@ -260,6 +299,27 @@ async def _runs(world: World) -> None:
     assert [run["report"] for run in await world.client.runs()] == ["a", "b", "a"]
     assert [run["report"] for run in await world.client.runs("a", limit=1)] == ["a"]
     assert world.records.limits == [20, 1]
+
+
+async def _progress(world: World) -> None:
+    assert await world.client.progress(0) == Progress(0, [], [])
+    for n, error in enumerate(("QueryFailed: broke", None)):
+        run = Run(report="numbers", key=f"{KEY}?n={n}", params={"n": n}, trigger="manual", started_at=1.0)
+        run.error, run.retryable = error, error is not None
+        world.records.add(run)
+    await world.client.acquire(KEY, 10.0)
+    given_back = await world.client.acquire(f"{KEY}?n=2", 10.0)
+    await world.client.release(f"{KEY}?n=2", given_back)
+    ended = [
+        EndedRun("numbers", f"{KEY}?n=0", "failed", "QueryFailed: broke", retryable=True),
+        EndedRun("numbers", f"{KEY}?n=1", "failed", None, retryable=False),
+    ]
+    assert await world.client.progress(0) == Progress(2, ended, [KEY])
+    assert await world.client.progress(1) == Progress(2, ended[1:], [KEY])
+
+
+async def _reload(world: World) -> None:
+    assert await world.client.reload() == ReloadedReports(["new"], [], [], [BROKEN])
 
 
 async def _report_states(world: World) -> None:
@@ -291,6 +351,9 @@ async def _mark_stale(world: World) -> None:
 
 CALLS: dict[str, Scenario] = {
     "ping": _ping,
+    "now": _now,
+    "unstored_token": _unstored_token,
+    "check_version": _check_version,
     "query": _query,
     "entry": _entry,
     "acquire": _acquire,
@@ -299,6 +362,8 @@ CALLS: dict[str, Scenario] = {
     "write": _write,
     "record": _record,
     "runs": _runs,
+    "progress": _progress,
+    "reload": _reload,
     "report_states": _report_states,
     "catalogue": _catalogue,
     "compute": _compute,
@@ -321,6 +386,9 @@ def test_an_operation_does_what_its_method_says(name: str) -> None:
     ("name", "seconds"),
     [
         ("ping", 1.0),
+        ("now", 5.0),
+        ("unstored_token", 5.0),
+        ("check_version", 5.0),
         ("query", 35.0),
         ("entry", 5.0),
         ("acquire", 5.0),
@@ -329,6 +397,8 @@ def test_an_operation_does_what_its_method_says(name: str) -> None:
         ("write", 10.0),
         ("record", 5.0),
         ("runs", 35.0),
+        ("progress", 5.0),
+        ("reload", 35.0),
         ("report_states", 35.0),
         ("catalogue", 2.0),
         ("compute", 60.0),
@@ -445,6 +515,10 @@ def test_the_number_of_runs_is_bounded(given: int, used: int) -> None:
         ("record", {"run": {"report": "numbers"}}, False),
         ("compute", {"report": "numbers", "params": {}, "trigger": "whim"}, False),
         ("mark_stale", {"report": "numbers"}, False),
+        ("check_version", {"report": "numbers"}, False),
+        ("progress", {}, False),
+        ("progress", {"after": "0"}, False),
+        ("reload", {"report": "numbers"}, False),
     ],
 )
 def test_a_call_that_does_not_fit_is_refused(name: str, arguments: dict[str, Any], taken: bool) -> None:
