@@ -25,6 +25,7 @@ from holdfast.cache.entry import (
     HEADER_BYTES,
     MAX_TOKEN,
     SCHEMA,
+    TOKEN_AT,
     Entry,
     Freshness,
     Header,
@@ -77,12 +78,16 @@ def test_what_is_packed_is_unpacked(entry: Entry) -> None:
 
 
 def test_stored_bytes_have_the_documented_form() -> None:
-    """Entries outlive a release: `HF`, the schema, a 16-byte check, three doubles, an array in msgpack."""
-    entry = Entry("gwcache:/k", 1.5, 2.5, 3.5, "d", 7, b"body", b"g", b"z")
+    """Entries outlive a release: `HF`, schema, check, three doubles, token, version, an array in msgpack."""
+    entry = Entry(
+        "gwcache:/k", 1.5, 2.5, 3.5, "d", 7, b"body", b"g", b"z", token=2**53 - 1, version="0123456789abcdef"
+    )
     content = [entry.key, entry.digest, entry.rows, entry.body, entry.gzip, entry.zstd]
-    payload = struct.pack(">ddd", 1.5, 2.5, 3.5) + msgspec.msgpack.encode(content)
-    assert pack(entry) == b"HF\x01" + hashlib.blake2b(payload, digest_size=16).digest() + payload
-    assert HEADER_BYTES == 3 + 16 + 24
+    token, version = b"\x00\x1f\xff\xff\xff\xff\xff\xff", bytes.fromhex(entry.version)
+    payload = struct.pack(">ddd", 1.5, 2.5, 3.5) + token + version + msgspec.msgpack.encode(content)
+    assert pack(entry) == b"HF\x02" + hashlib.blake2b(payload, digest_size=16).digest() + payload
+    assert HEADER_BYTES == 3 + 16 + 24 + 8 + 8
+    assert pack(entry)[TOKEN_AT : TOKEN_AT + 8] == token
 
 
 @given(st.integers(0, len(SAMPLE) - 1), st.integers(1, 255))

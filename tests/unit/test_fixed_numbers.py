@@ -25,7 +25,7 @@ DAY = 86_400
         (refresh, "LEASE_SECONDS", 10),
         (refresh, "RENEW_EVERY", 2.5),
         (entry, "COMPRESS_FROM", 512),
-        (entry, "SCHEMA", 1),
+        (entry, "SCHEMA", 2),
         (link, "PROBE_EVERY", 1),
         (link, "PROBE_TIMEOUT", 1),
         (link, "REACH_EVERY", 1),

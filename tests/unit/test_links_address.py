@@ -153,7 +153,6 @@ def test_without_a_setting_there_is_no_address() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "mongodb://",
         "mongodb://h:99999",
         "mongodb://h/?tls=true&tlsCAFile=canary",
         "mongodb://u:canary@%zz:1:2",

@@ -177,6 +177,14 @@ def test_what_cannot_be_a_database_is_refused(name: str) -> None:
 # Logins with special characters
 
 
+@pytest.mark.parametrize("rest", ["", "/", "/shop", f"u:{CANARY}@", f"u:{CANARY}@/shop", "?w=1"])
+def test_a_mongo_url_names_a_host(rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL without a host is refused at the start, before a link would try to open."""
+    monkeypatch.setenv("MONGO_URL", f"mongodb://{rest}")
+    expected = "MONGO_URL: must be a URL that starts with mongodb:// and names a host"
+    assert refusal(MongoSettings) == expected
+
+
 @pytest.mark.parametrize(
     ("variable", "url"),
     [
