@@ -25,7 +25,10 @@ def identifier(text: str) -> str:
 
 def class_name(text: str) -> str:
     """`late-orders` is `LateOrders`."""
-    return "".join(word.capitalize() for word in re.split(r"\W+|_", text) if word) or "Report"
+    words = re.split(r"[\W_]+", unicodedata.normalize("NFKC", text))
+    name = "".join(word[:1].upper() + word[1:] for word in words)
+    name = name if name.isidentifier() else f"C{name}"
+    return name if name.isidentifier() else "Report"
 
 
 def report_name(text: str) -> str:
