@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -77,3 +79,55 @@ def test_a_claim_needs_a_name_and_a_value(claim: str) -> None:
     shown = CliRunner().invoke(app, ["token", "--claim", claim])
     assert shown.exit_code == 2
     assert f"{claim!r} is not name=value" in shown.output
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in sorted(COMMANDS))])
+def test_help_is_short_too(command: list[str]) -> None:
+    """`-h` shows the same as `--help`, of the program and of each command."""
+    short, long = (CliRunner().invoke(app, [*command, option]) for option in ("-h", "--help"))
+    assert (short.exit_code, short.output) == (0, long.output)
+    assert "Usage:" in short.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_commands_are_completed(shell: str) -> None:
+    """Each shell is given the commands that begin with what was typed, and options with what they do."""
+    assert "status" in completed(shell, "sta")
+    assert "--missing" in completed(shell, "warm", "--m")
+
+
+def completed(shell: str, *words: str) -> str:
+    """What the program prints when that shell asks for completions."""
+    line = " ".join(["holdfast", *words])
+    asked = {
+        "_HOLDFAST_COMPLETE": f"complete_{shell}",
+        "_TYPER_COMPLETE_ARGS": line,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words)),
+    }
+    script = (
+        "import sys; sys.argv = ['holdfast']; from holdfast.cli.app import app; app(prog_name='holdfast')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("options", [[], ["-P"], ["-I"]], ids=["plain", "safe path", "isolated"])
+def test_a_report_of_the_working_directory_is_found(tmp_path: Path, options: list[str]) -> None:
+    """Whatever Python was told about its path, a module here is found, and before an installed one."""
+    (tmp_path / "typer.py").write_text("HERE = True\n")
+    script = (
+        "from holdfast.processes.paths import find_modules_here as f; f(); f(); import sys, typer;"
+        "print(typer.HERE, sys.path.count(sys.path[0]))"
+    )
+    done = subprocess.run(
+        [sys.executable, *options, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True 1\n"

@@ -12,7 +12,9 @@ import pytest
 
 from holdfast.errors import LocalError, SettingsError
 from holdfast.processes.ports import pick_port
+from holdfast.up.instance import Instance
 from holdfast.up.plan import PROCESSES, STOP_ORDER, Plan, make_plan
+from holdfast.up.screen import token_command
 
 PORTS = ("GW_PORT", "SUPERVISOR_PORT", "FLOWER_PORT")
 
@@ -170,3 +172,47 @@ def test_without_variables_it_is_the_environment_that_decides(
 def test_every_process_is_stopped() -> None:
     """Each process that is started has its place in the order of stopping."""
     assert sorted(PROCESSES) == sorted(STOP_ORDER)
+
+
+SECRET = "a-signing-secret-of-more-than-32-characters"
+
+
+@pytest.mark.parametrize("kind", ["nothing", "variable", "file"])
+def test_another_terminal_finds_the_signing_secret(tmp_path: Path, given: dict[str, str], kind: str) -> None:
+    """Whether it is generated, in a variable of this terminal alone, or in a file with a relative path: a file
+    that holds it is published, and never the secret itself.
+    """
+    home = tmp_path / "home"
+    if kind == "variable":
+        given["JWT_SECRET"] = SECRET
+    elif kind == "file":
+        (tmp_path / "secret").write_text(SECRET)
+        given["JWT_SECRET_FILE"] = os.path.relpath(tmp_path / "secret")
+    given["JWT_ISSUER"] = "us"
+    plan = planned(home, given)
+    path = Path(plan.published["JWT_SECRET_FILE"])
+    assert path.is_absolute()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 or kind == "file"
+    assert (path.read_text() == SECRET) is (kind != "nothing")
+    assert plan.published["JWT_ISSUER"] == "us"
+    assert SECRET not in plan.published.values()
+
+
+def test_a_secret_of_this_terminal_is_gone_with_it(tmp_path: Path, given: dict[str, str]) -> None:
+    """The file that holds it for other terminals is removed when `holdfast up` ends."""
+    given["JWT_SECRET"] = SECRET
+    with Instance(tmp_path / "home"):
+        path = Path(planned(tmp_path / "home", given).published["JWT_SECRET_FILE"])
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_the_token_command_can_be_pasted(
+    tmp_path: Path, given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the program by a path that exists, and the home where another terminal would not find it."""
+    monkeypatch.chdir(tmp_path)
+    home, program, *rest = token_command(planned(tmp_path / "my home", given)).rsplit(" ", 2)
+    assert (home, rest) == (f"HOLDFAST_HOME='{tmp_path / 'my home'}'", ["token"])
+    assert program == "holdfast" or Path(program).exists()
+    assert not token_command(planned(tmp_path / ".holdfast", given)).startswith("HOLDFAST_HOME")
