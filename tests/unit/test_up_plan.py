@@ -179,8 +179,8 @@ SECRET = "a-signing-secret-of-more-than-32-characters"
 
 @pytest.mark.parametrize("kind", ["nothing", "variable", "file"])
 def test_another_terminal_finds_the_signing_secret(tmp_path: Path, given: dict[str, str], kind: str) -> None:
-    """Whether it is generated, in a variable of this terminal alone, or in a file with a relative path: a file
-    that holds it is published, and never the secret itself.
+    """Whether it is generated, in a variable of this terminal alone, or in a file with a relative path: a
+    file that holds it is published, and never the secret itself.
     """
     home = tmp_path / "home"
     if kind == "variable":
