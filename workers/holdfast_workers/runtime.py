@@ -18,6 +18,7 @@ from celery.signals import worker_init, worker_process_shutdown, worker_shutdown
 from holdfast import logs
 from holdfast.errors import exit_on_error
 from holdfast.processes.programs import check_pool
+from holdfast.reports.broken import warn_of
 from holdfast.rpc.client import Client, connect
 from holdfast.settings import CacheSettings, SupervisorSettings
 from holdfast.settings.unknown import warn_of_unknown
@@ -90,7 +91,7 @@ def _prepare(sender: Any = None, **_: Any) -> None:
         warn_of_unknown()
         SupervisorSettings.load()
         CacheSettings.load()
-        registry()
+        warn_of(registry().broken)
 
 
 def _check_pool(worker: Any) -> None:

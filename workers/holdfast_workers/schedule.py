@@ -18,6 +18,7 @@ from holdfast import logs
 from holdfast.errors import exit_on_error
 from holdfast.reasons import outage
 from holdfast.reports import Registry
+from holdfast.reports.broken import warn_of
 from holdfast.settings.unknown import warn_of_unknown
 from holdfast_workers.app import WARM_TASK
 from holdfast_workers.registry import registry
@@ -56,6 +57,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
         with exit_on_error():
             warn_of_unknown()
             self._reports = registry()
+            warn_of(self._reports.broken)
             app.conf.beat_schedule = beat_schedule(self._reports)
         self._is_set_up = False
         super().__init__(app, *arguments, **options)

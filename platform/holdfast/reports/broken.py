@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from holdfast.errors import ReportError
 from holdfast.reasons import CodePlace, author_places, close_to, reason, shown_path, source_line
@@ -47,6 +49,20 @@ class BrokenReport(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         text = f": {self.text}" if self.text else ""
         return f"report {self.name} is set aside: {self.reason}\n  {self.place}{text}"
+
+
+def warn_of(broken: Sequence[BrokenReport]) -> None:
+    """Log each report that is set aside, in the process that loaded it."""
+    log = structlog.get_logger("reports")
+    for each in broken:
+        log.warning(
+            "A report is set aside.",
+            action="report_set_aside",
+            report=each.name,
+            place=each.place,
+            text=each.text,
+            reason=each.reason,
+        )
 
 
 def broken_by(module: str, error: BaseException, *, name: str = "") -> tuple[BrokenReport, ...]:

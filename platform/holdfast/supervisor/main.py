@@ -31,6 +31,7 @@ from holdfast.processes.locks import LockHeld, hold
 from holdfast.processes.paths import find_modules_here
 from holdfast.processes.ports import bind
 from holdfast.reports import Registry, load_reports
+from holdfast.reports.broken import warn_of
 from holdfast.rpc.dispatch import Dispatcher
 from holdfast.rpc.server import SocketServer
 from holdfast.settings import (
@@ -156,15 +157,7 @@ class Supervisor:
         self._log.info("The supervisor has stopped.", action="supervisor_stopped")
 
     def _announce(self) -> None:
-        for broken in self._registry.broken:
-            self._log.warning(
-                "A report is set aside.",
-                action="report_set_aside",
-                report=broken.name,
-                place=broken.place,
-                text=broken.text,
-                reason=broken.reason,
-            )
+        warn_of(self._registry.broken)
         self._log.info(
             "The supervisor serves.",
             action="supervisor_serving",
