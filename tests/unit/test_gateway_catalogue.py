@@ -244,8 +244,10 @@ def test_remembered_targets_are_bounded() -> None:
     async def scenario(world: World) -> None:
         world.serve("a")
         await world.catalogue.renew()
-        for n in range(10_001):
+        for n in range(10_000):
             await world.targets.resolve(Target(f"{REPORT_PREFIX}a", f"month={n}"), {})
+        assert len(world.targets.requests) == 10_000
+        await world.targets.resolve(Target(f"{REPORT_PREFIX}a", "month=10000"), {})
         assert len(world.targets.requests) == 1
 
     play(scenario)
