@@ -37,6 +37,20 @@ clock = Report("clock", ttl=5, warm=[{}])
 def now(p: Params) -> sa.Select[Any]:
     return sa.select(sa.func.now().label("now"), sa.func.version().label("version"))
 '''
+_CLOCK_TEST = '''"""The report clock, computed from given rows: no server runs."""
+
+from __future__ import annotations
+
+from holdfast.testing import compute
+from {package}.reports.clock import clock, now
+
+ROWS = [{{"now": "2026-01-31T12:00:00+00:00", "version": "PostgreSQL"}}]
+
+
+def test_the_rows_of_the_query_are_served() -> None:
+    """Without a function of its own, the report serves what its query gives."""
+    assert compute(clock, {{now: ROWS}}) == ROWS
+'''
 
 
 def models_text(package: str, generated: str) -> str:
@@ -137,8 +151,9 @@ class PackageText:
         return written
 
     def clock(self) -> None:
-        """Add a report that needs no table."""
+        """Add a report that needs no table, and its test."""
         self._add("clock", _CLOCK, "clock.now")
+        self.files[self.root / "tests" / "test_clock.py"] = _CLOCK_TEST.format(package=self.package)
 
     def _add(self, module: str, text: str, query: str) -> None:
         self.files[self.root / self.package / "reports" / f"{module}.py"] = text
