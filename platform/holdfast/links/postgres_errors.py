@@ -21,6 +21,8 @@ from holdfast.errors import (
 )
 from holdfast.reasons import chain, outage
 
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What asyncpg raises. InternalClientError: the connection broke or was closed within an operation."""
 _UNREACHABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
@@ -28,6 +30,7 @@ _UNREACHABLE = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     OSError,
 )
 _WRONG_NUMBER = "the server expects"
@@ -43,7 +46,7 @@ def translated() -> Iterator[None]:
         yield
     except exc.TimeoutError as error:
         raise PoolExhausted("no Postgres connection came free in time") from error
-    except (exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (exc.SQLAlchemyError, *DRIVER_ERRORS) as error:
         raise _classified(error) from error
 
 

@@ -20,6 +20,7 @@ from sqlalchemy.sql.elements import BinaryExpression, BindParameter, ColumnClaus
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from holdfast.errors import QueryFailed
+from holdfast.links.postgres_errors import DRIVER_ERRORS
 from holdfast.links.postgres_types import Convert, TypeForm, converted, form_of
 
 _COMPILED_AT_MOST = 500
@@ -229,7 +230,7 @@ class Runner:
                 records = await prepared.statement.fetch(*statement.values)
         except BaseException:
             # What went wrong is the answer, and not that a broken connection cannot be rolled back.
-            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            with contextlib.suppress(*DRIVER_ERRORS):
                 await transaction.rollback()
             raise
         # Rolled back, so that nothing that the query has set for its session stays.
