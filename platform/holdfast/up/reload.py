@@ -86,11 +86,10 @@ class Trial:
 
         Where it is cancelled, the child is killed, and the next run begins with its end.
         """
-        await self.prepare()
         log = log_path(self._home, "trial")
+        begins = 0
         try:
-            if self._pending:
-                await self._answers(unwanted=True)
+            await self._ready()
             begins = log.stat().st_size
             answers = await asyncio.wait_for(self._asked(), SECONDS + 2)
         except TimeoutError:
@@ -107,12 +106,28 @@ class Trial:
         what = f"is not loaded within {SECONDS:g} s" if late else "ends the process that loads it"
         return f"a module {what}\n  {place_of_end(said) or f'log: {log}'}"
 
+    async def _ready(self) -> None:
+        """Have a process that waits for a line: what was given up has ended, and a dead one is replaced."""
+        await self.prepare()
+        if self._pending and not await self._answers(unwanted=True):
+            await self._replace()
+
+    async def _replace(self) -> None:
+        if self._process is not None:
+            await self._process.wait()
+        await self.prepare()
+
     async def _asked(self) -> list[str]:
         assert self._process is not None  # noqa: S101 - `prepare` has set it
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
-        self._pending = True
-        self._process.stdin.write(b"load\n")
-        return await self._answers()
+        for _ in range(2):
+            self._pending = True
+            self._process.stdin.write(b"load\n")
+            if answers := await self._answers():
+                return answers
+            # The process itself was killed, and no child of it.
+            await self._replace()
+        return []
 
     async def _answers(self, *, unwanted: bool = False) -> list[str]:
         """The lines of one trial, its `pid` left out; an `unwanted` one is killed. None after its end."""

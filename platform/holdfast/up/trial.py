@@ -4,9 +4,9 @@ An edit may hang, or end the process that imports it. `holdfast up` lets a child
 first, so that the supervisor does not. What reports need is imported before the children are forked (fork(2);
 there is one thread), so a trial costs the import of the author's own modules alone.
 
-For each line it answers `pid N`, then what the child prints, which is a JSON list of what is broken, and then
-`end STATUS`. On standard error a child names each file before it runs it; where it does not come to its end,
-the last of them, or the traceback of faulthandler, says where that was.
+For each line the child answers `pid N` and a JSON list of what is broken, and then this process `end STATUS`.
+On standard error a child names each file before it runs it; where it does not come to its end, the last of
+them, or the traceback of faulthandler, says where that was.
 """
 
 from __future__ import annotations
@@ -47,27 +47,29 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             _load(modules)
-        _answer(f"pid {pid}")
         _, status = os.waitpid(pid, 0)
-        _answer(f"end {os.waitstatus_to_exitcode(status)}")
+        _answer(1, f"end {os.waitstatus_to_exitcode(status)}")
 
 
 def _load(modules: Sequence[str]) -> NoReturn:
     """Load the reports in this process, print what is broken, and end it."""
     end_with_parent()
-    # What a module prints is no answer.
-    answers, sys.stdout = sys.stdout, sys.stderr
+    # What a module prints, or a program that it starts, is no answer.
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    _answer(answers, f"pid {os.getpid()}")
     sys.addaudithook(_name_file)
     faulthandler.enable()
     faulthandler.dump_traceback_later(SECONDS, exit=True)
     broken = load_reports(modules).broken
-    sys.stdout = answers
-    _answer(msgspec.json.encode(broken).decode())
+    _answer(answers, msgspec.json.encode(broken).decode())
     os._exit(0)
 
 
-def _answer(line: str) -> None:
-    print(line, flush=True)
+def _answer(descriptor: int, line: str) -> None:
+    left = f"{line}\n".encode()
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def _name_file(event: str, arguments: tuple[Any, ...]) -> None:
