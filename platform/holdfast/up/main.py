@@ -136,8 +136,8 @@ class _Up:
         if self._plan.loads_example:
             await self._load()
         warm = self._job(self._warm())
-        await self._show(await self._try())
         self._job(self._watch_reports())
+        await self._show(await self._try())
         await warm
 
     async def _start_again(self, group: asyncio.TaskGroup) -> None:
@@ -147,8 +147,8 @@ class _Up:
         await asyncio.wait([tried], timeout=3)
         self._start(group, _NOT_ASKED)
         await ready
-        await self._show(await tried)
         self._job(self._watch_reports())
+        await self._show(await tried)
         await screen.listens(self._plan.flower.port, within=15)
         if self._plan.loads_example:
             await self._load(log=(self._plan.home, "load"))

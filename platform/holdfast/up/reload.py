@@ -8,6 +8,8 @@ so when they see that the mark in `run/` is another one. No process is restarted
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import secrets
 import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -29,6 +31,7 @@ RETRY_SECONDS = 0.5
 _BEGINS = 0.1
 SETTLE_MS = 60
 """For how long files have to be left alone: an editor writes a file in several steps."""
+_LONGEST_ANSWER = 4 * 2**20
 _COUNTED = {".py", ".sql"}
 
 
@@ -51,57 +54,109 @@ class SupervisorClient(Protocol):
 
 
 class Trial:
-    """The process that meets an edit first: one is always waiting, with everything but the reports loaded."""
+    """The process that meets an edit first (`up.trial`): started once, it forks a child for each edit."""
 
     def __init__(self, home: Path, env: Mapping[str, str]) -> None:
         self._home = home
         self._env = dict(env)
-        self._next: asyncio.subprocess.Process | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._child: int | None = None
+        self._pending = False
+        """Whether the answers to a line have not all been read."""
 
     async def prepare(self) -> None:
-        """Start the next one, unless it waits already."""
-        if self._next is not None and self._next.returncode is None:
+        """Start the process, unless it runs."""
+        if self._process is not None and self._process.returncode is None:
             return
+        self._child, self._pending = None, False
         with open_log(self._home, "trial") as log:
-            self._next = await asyncio.create_subprocess_exec(
-                *die_with_parent(signal.SIGKILL),
+            self._process = await asyncio.create_subprocess_exec(
+                *die_with_parent(signal.SIGTERM),
                 *command("trial"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=self._env,
                 start_new_session=True,
+                limit=_LONGEST_ANSWER,
             )
 
     async def run(self) -> str | tuple[SetAside, ...]:
-        """Load the reports: those that are broken, or why the process did not come to its end."""
-        await self.prepare()
-        process, self._next = self._next, None
-        assert process is not None  # noqa: S101 - `prepare` has set it
+        """Load the reports: those that are broken, or why the child did not come to its end.
+
+        Where it is cancelled, the child is killed, and the next run begins with its end.
+        """
         log = log_path(self._home, "trial")
-        begins = log.stat().st_size
-        output, late = b"", False
+        begins = 0
         try:
-            output, _ = await asyncio.wait_for(process.communicate(b"load\n"), SECONDS + 2)
+            await self._ready()
+            begins = log.stat().st_size
+            answers = await asyncio.wait_for(self._asked(), SECONDS + 2)
         except TimeoutError:
-            late = True
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if process.returncode == 0 and output:
-            broken = msgspec.json.decode(output.splitlines()[-1], type=list[dict[str, str | int]])
+            self._kill_child()
+            answers = ["end -9"]
+        except asyncio.CancelledError:
+            self._kill_child()
+            raise
+        if answers[-1:] == ["end 0"] and len(answers) > 1:
+            broken = msgspec.json.decode(answers[-2], type=list[dict[str, str | int]])
             return tuple(msgspec.convert({**each, "kept": False}, SetAside) for each in broken)
         said = log.read_bytes()[begins:].decode(errors="replace")
-        late = late or "Timeout (" in said
+        late = answers == ["end -9"] or "Timeout (" in said
         what = f"is not loaded within {SECONDS:g} s" if late else "ends the process that loads it"
         return f"a module {what}\n  {place_of_end(said) or f'log: {log}'}"
 
+    async def _ready(self) -> None:
+        """Have a process that waits for a line: what was given up has ended, and a dead one is replaced."""
+        await self.prepare()
+        if self._pending and not await self._answers(unwanted=True):
+            await self._replace()
+
+    async def _replace(self) -> None:
+        if self._process is not None:
+            await self._process.wait()
+        await self.prepare()
+
+    async def _asked(self) -> list[str]:
+        assert self._process is not None  # noqa: S101 - `prepare` has set it
+        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
+        for _ in range(2):
+            self._pending = True
+            self._process.stdin.write(b"load\n")
+            if answers := await self._answers():
+                return answers
+            # The process itself was killed, and no child of it.
+            await self._replace()
+        return []
+
+    async def _answers(self, *, unwanted: bool = False) -> list[str]:
+        """The lines of one trial, its `pid` left out; an `unwanted` one is killed. None after its end."""
+        assert self._process is not None  # noqa: S101 - `prepare` has set it
+        assert self._process.stdout is not None  # noqa: S101 - it is a pipe
+        lines: list[str] = []
+        while line := (await self._process.stdout.readline()).decode().strip():
+            if line.startswith("pid "):
+                self._child = int(line[4:])
+                if unwanted:
+                    self._kill_child()
+                continue
+            lines.append(line)
+            if line.startswith("end "):
+                self._child, self._pending = None, False
+                break
+        return lines
+
+    def _kill_child(self) -> None:
+        if self._child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child, signal.SIGKILL)
+
     async def close(self) -> None:
-        """End the one that waits."""
-        if self._next is not None and self._next.returncode is None:
-            self._next.kill()
-            await self._next.wait()
+        """End the process and its child."""
+        self._kill_child()
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
 
 
 class Reload:
@@ -142,8 +197,6 @@ class Reload:
                 self._changed.clear()
                 await self._reload()
             watching.result()
-        except (OSError, RuntimeError) as error:
-            self._say(f"report files are not watched: {error}; start `holdfast up` again after an edit")
         finally:
             watching.cancel()
             await self._trial.close()
@@ -171,12 +224,17 @@ class Reload:
         self, paths: Sequence[Path], below: bool, folders: Mapping[Path, bool], moved: asyncio.Event
     ) -> None:
         """Note each change, until the folders are others."""
-        async for _ in watchfiles.awatch(
-            *paths, watch_filter=_ReportFiles(), recursive=below, step=SETTLE_MS, stop_event=moved
-        ):
-            self._changed.set()
-            if watched_folders(self._modules) != folders:
-                moved.set()
+        try:
+            async for _ in watchfiles.awatch(
+                *paths, watch_filter=_ReportFiles(), recursive=below, step=SETTLE_MS, stop_event=moved
+            ):
+                self._changed.set()
+                if watched_folders(self._modules) != folders:
+                    moved.set()
+        except (OSError, RuntimeError) as error:
+            # The system allows no more watches, for example.
+            where = ", ".join(map(str, paths))
+            self._say(f"{where} is not watched: {error}; start `holdfast up` again after an edit")
 
     async def say_broken(self) -> None:
         """Say what is broken now, without watching anything."""
@@ -189,7 +247,10 @@ class Reload:
             await self._client.aclose()
 
     async def _reload(self) -> None:
-        tried = await self._tried()
+        # At the start the supervisor has just loaded these files; the trial gets ready for the first edit.
+        tried = await self._tried() if self._begun else ()
+        if not self._begun:
+            await self._trial.prepare()
         if isinstance(tried, str):
             self._show_broken([f"the reports stay as they were: {tried}"])
         elif tried is not None:
