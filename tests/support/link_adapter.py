@@ -10,7 +10,7 @@ from holdfast.links.adapter import PoolStatus
 
 
 class Server:
-    """A link's adapter over a server in memory, which takes and loses connections when it is told to."""
+    """A link's adapter over a server in memory, which takes and loses connections as a test says."""
 
     name = "memory"
 

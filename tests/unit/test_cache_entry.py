@@ -363,7 +363,7 @@ def test_a_token_that_no_lease_can_have_is_damage(token: int) -> None:
 
 
 def test_the_format_before_tokens_is_older() -> None:
-    """What was stored in schema 1 is told apart, and computed again."""
+    """What was stored in schema 1 is recognised, and computed again."""
     payload = struct.pack(">ddd", AT, AT + 30, AT + 100) + msgspec.msgpack.encode(
         (KEY, "d", 0, b"{}", b"", b"")
     )

@@ -202,7 +202,7 @@ def test_a_thousand_readers_of_one_key_are_one_read_and_one_computation() -> Non
 
 
 def test_a_slow_computation_is_202_and_goes_on() -> None:
-    """Who waited for the miss time-out is told that the result is being computed, and finds it later."""
+    """Who waited for the miss time-out learns that the result is being computed, and finds it later."""
 
     async def scenario(world: World) -> None:
         world.supervisor.answer = asyncio.Event()

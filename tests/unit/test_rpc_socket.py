@@ -449,7 +449,7 @@ def test_what_a_killed_server_left_behind_is_replaced(left: str, tmp_path: Path)
 
 
 def test_a_server_that_stops_finishes_what_it_has_and_takes_no_more(play: Play) -> None:
-    """Calls that run have their time to finish; a new one is told that the supervisor stops."""
+    """Calls that run have their time to finish; a new one learns that the supervisor stops."""
 
     async def scenario(world: World) -> None:
         waiting = world.wait(1)
